@@ -1,0 +1,145 @@
+"""The base class of every check: one question about a run."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from lightning_debug.finding import Finding, Severity
+from lightning_debug.observation import (
+    Activations,
+    Backward,
+    DataFlow,
+    Gradients,
+    Losses,
+    LossCalls,
+    Observation,
+    RunEnd,
+    RunStart,
+    Updates,
+)
+
+
+@dataclass(kw_only=True)
+class Check:
+    """One question about a run.
+
+    A subclass asks its question in its docstring, keeps its thresholds as fields and answers in
+    the ``on_*`` methods that it overrides: a finding for each place where the answer is yes. It
+    says what is true of the observation it is shown; the session decides when that is worth
+    telling, after ``patience`` observations in a row, and groups equal findings of many places.
+
+    Class attributes:
+        fix: What to type, from cheapest to dearest.
+        severity: How bad it is.
+        symptom_of: Names of findings that explain this one where they are there too.
+    """
+
+    fix: ClassVar[str]
+    severity: ClassVar[Severity] = Severity.WARNING
+    symptom_of: ClassVar[tuple[str, ...]] = ()
+
+    patience: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds that cannot be meant."""
+        if not isinstance(self.patience, int) or self.patience < 1:
+            raise ValueError(f"patience={self.patience!r} must be a whole number of at least 1")
+
+    @classmethod
+    def name(cls) -> str:
+        """Return the public name: ``DeadRelu`` -> ``"dead-relu"``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+    @classmethod
+    def section(cls) -> str:
+        """Return the section of the checklist: the folder that the check lies in."""
+        return cls.__module__.split(".")[-2]
+
+    @classmethod
+    def why(cls) -> str:
+        """Return the ``Why:`` paragraph of the docstring."""
+        paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+        text = next((p for p in paragraphs if p.startswith("Why:")), "")
+        return " ".join(text.removeprefix("Why:").split())
+
+    def on_run_start(self, obs: RunStart) -> Iterable[Finding]:
+        """Answer from the state before the first step."""
+        return ()
+
+    def on_activations(self, obs: Activations) -> Iterable[Finding]:
+        """Answer from what the modules produced."""
+        return ()
+
+    def on_loss_calls(self, obs: LossCalls) -> Iterable[Finding]:
+        """Answer from the loss functions that were called."""
+        return ()
+
+    def on_data_flow(self, obs: DataFlow) -> Iterable[Finding]:
+        """Answer from which layer fed which."""
+        return ()
+
+    def on_losses(self, obs: Losses) -> Iterable[Finding]:
+        """Answer from the losses since the last look."""
+        return ()
+
+    def on_backward(self, obs: Backward) -> Iterable[Finding]:
+        """Answer from the gradients of the activations."""
+        return ()
+
+    def on_gradients(self, obs: Gradients) -> Iterable[Finding]:
+        """Answer from the gradients that an optimizer is about to use."""
+        return ()
+
+    def on_updates(self, obs: Updates) -> Iterable[Finding]:
+        """Answer from what an optimizer step did."""
+        return ()
+
+    def on_run_end(self, obs: RunEnd) -> Iterable[Finding]:
+        """Answer from the whole run."""
+        return ()
+
+    def finding(
+        self,
+        obs: Observation,
+        message: str,
+        *,
+        where: str = "",
+        severity: Severity | None = None,
+        fix: str = "",
+        patience: int = 0,
+        **evidence: float | str,
+    ) -> Finding:
+        """Build a finding of this check at one place; ``patience`` overrides the check's own."""
+        return Finding(
+            name=self.name(),
+            severity=severity or self.severity,
+            message=message,
+            where=where,
+            places=(where,) if where else (),
+            why=self.why(),
+            fix=fix or self.fix,
+            step=obs.step,
+            epoch=obs.epoch,
+            evidence=evidence,
+            patience=patience,
+        )
+
+
+def merge(findings: list[Finding], shown: int = 6) -> Finding:
+    """Make one finding of the findings of one check; the first speaks for all of them."""
+    first, *rest = findings
+    places = tuple(dict.fromkeys(f.where for f in findings if f.where))
+    where = ", ".join(places[:shown])
+    if len(places) > shown:
+        where += f" and {len(places) - shown} more"
+    message = first.message
+    if rest and len(places) > 1:
+        others = [place for place in places if place != first.where]
+        listed = ", ".join(others[: shown - 1])
+        more = f" and {len(others) - shown + 1} more" if len(others) > shown - 1 else ""
+        message += f" The same holds for {listed}{more}."
+    return replace(first, where=where, places=places, message=message)

@@ -1,0 +1,1 @@
+"""Section 3 of the checklist: check intermediate outputs and connections."""

@@ -1,0 +1,164 @@
+"""Observations to checks, findings to sinks: what is told, when, and under which cause."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from lightning_debug import scalars
+from lightning_debug.check import Check, merge
+from lightning_debug.containment import Containment
+from lightning_debug.finding import Finding, Severity, worst_first
+from lightning_debug.observation import Observation, hook
+from lightning_debug.registry import matches
+from lightning_debug.sinks.sink import RunInfo, Sink
+
+
+class Session:
+    """One run: shows each observation to the checks that ask for its kind.
+
+    A check answers about one look. The session keeps the streaks: a finding is told once, after
+    the check's patience of looks in a row; when it goes away and comes back, it is told again.
+    A finding whose cause is known as well is filed under that cause.
+
+    Args:
+        checks: Copied, so that an instance used for two runs starts afresh.
+        sinks: Where findings and numbers go.
+        select, ignore: ``name``, ``section`` or either with ``:place-glob``.
+    """
+
+    def __init__(
+        self,
+        checks: Iterable[Check],
+        sinks: Iterable[Sink] = (),
+        *,
+        select: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        contain: Containment | None = None,
+    ) -> None:
+        self.contain = contain or Containment()
+        self._checks = [copy.deepcopy(check) for check in checks]
+        self._sinks = list(sinks)
+        self._select = tuple(select)
+        self._ignore = tuple(ignore)
+        self._streaks: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self._active: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._told: dict[str, Finding] = {}
+        self._ripe: dict[str, dict[str, Finding]] = defaultdict(dict)
+        self._scalars: dict[str, float] = {}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Return what was told so far: worst first, causes above their symptoms."""
+        return worst_first(self._told.values())
+
+    def wants(self, kind: type[Observation]) -> bool:
+        """Tell whether any working check asks for this kind; if not, do not measure it."""
+        return any(self._asks(check, kind) for check in self._checks)
+
+    def start(self, run: RunInfo) -> None:
+        """Open the sinks."""
+        for sink in self._sinks:
+            self._to(sink, "start", run)
+
+    def observe(self, obs: Observation) -> None:
+        """Show an observation to the checks, and tell what has become worth telling."""
+        with self.contain("scalars"):
+            self._scalars.update(scalars.of(obs))
+        for check in self._checks:
+            if self._asks(check, type(obs)):
+                with self.contain(f"check {check.name()}"):
+                    self._judge(check, obs)
+
+    def end_look(self, step: int, epoch: int) -> None:
+        """Hand the numbers of this look to the sinks."""
+        if self._scalars:
+            counts = Counter(str(f.severity) for f in self._told.values() if not f.caused_by)
+            self._scalars |= {f"findings/{word}": float(n) for word, n in counts.items()}
+            for sink in self._sinks:
+                self._to(sink, "stats", step, epoch, self._scalars)
+            self._scalars = {}
+
+    def close(self, status: str = "completed") -> None:
+        """Close the sinks."""
+        for sink in self._sinks:
+            self._to(sink, "close", self.findings, status=status, failures=self.contain.failures)
+
+    def _asks(self, check: Check, kind: type[Observation]) -> bool:
+        if not self.contain.works(f"check {check.name()}"):
+            return False
+        return getattr(type(check), hook(kind)) is not getattr(Check, hook(kind))
+
+    def _judge(self, check: Check, obs: Observation) -> None:
+        method = hook(type(obs))
+        seen = {f.where: f for f in getattr(check, method)(obs) if self._admits(check, f)}
+        # Each optimizer has its own gradients and updates in one look, so its own streaks.
+        key = check.name(), method + getattr(obs, "optimizer", "")
+        streak, active = self._streaks[key], self._active[key]
+        for gone in streak.keys() - seen.keys():
+            del streak[gone]
+        active &= seen.keys()
+        streak.update(seen.keys())
+        ripe = {p: f for p, f in seen.items() if streak[p] >= (f.patience or check.patience)}
+        if ripe.keys() - active:
+            active |= ripe.keys()
+            self._ripe[check.name()].update(ripe)
+            self._tell(check, list(self._ripe[check.name()].values()))
+        elif ripe:
+            told = self._told[check.name()]
+            self._told[check.name()] = replace(told, count=told.count + 1)
+
+    def _admits(self, check: Check, finding: Finding) -> bool:
+        section = check.section()
+        if any(matches(pattern, finding, section) for pattern in self._ignore):
+            return False
+        mine = [p for p in self._select if p.partition(":")[0] in (finding.name, section)]
+        return not mine or any(matches(pattern, finding, section) for pattern in mine)
+
+    def _tell(self, check: Check, places: list[Finding]) -> None:
+        before = self._told.get(check.name())
+        # The first place told stays in front, unless a worse one has come.
+        places.sort(key=lambda finding: -finding.severity.rank)
+        finding = merge(places)
+        if before:
+            finding = replace(
+                finding, step=before.step, epoch=before.epoch, count=before.count + 1
+            )
+        finding = replace(finding, caused_by=before.caused_by if before else self._cause(check))
+        self._told[finding.name] = finding
+        self._emit(finding, new=before is None)
+        if before is None:
+            self._refile(finding)
+
+    def _cause(self, check: Check) -> str:
+        """Return the told root cause of a check's finding, or nothing."""
+        for name in check.symptom_of:
+            cause = self._told.get(name)
+            if cause and cause.severity >= Severity.WARNING:
+                return cause.caused_by or cause.name
+        return ""
+
+    def _refile(self, cause: Finding) -> None:
+        """File what was told before its cause under it."""
+        for check in self._checks:
+            symptom = self._told.get(check.name())
+            explained = symptom and not symptom.caused_by and cause.name in check.symptom_of
+            if symptom and explained and symptom.name != cause.caused_by:
+                root = cause.caused_by or cause.name
+                self._told[symptom.name] = replace(symptom, caused_by=root)
+                self._emit(self._told[symptom.name], new=False)
+                for name, other in self._told.items():
+                    if other.caused_by == symptom.name:
+                        self._told[name] = replace(other, caused_by=root)
+
+    def _emit(self, finding: Finding, *, new: bool) -> None:
+        for sink in self._sinks:
+            self._to(sink, "finding", finding, new=new)
+
+    def _to(self, sink: Sink, method: str, *args: object, **kwargs: object) -> None:
+        part = f"sink {type(sink).__name__}"
+        if self.contain.works(part):
+            with self.contain(part):
+                getattr(sink, method)(*args, **kwargs)
