@@ -23,6 +23,10 @@ from lightning_debug.observation import (
 )
 
 
+# After the first value that is not finite, every number of the run means little.
+BREAKS_ALL = ("non-finite-activation", "non-finite-gradient", "non-finite-loss")
+
+
 @dataclass(kw_only=True)
 class Check:
     """One question about a run.

@@ -157,11 +157,13 @@ class Activations(Observation):
 
     Attributes:
         batch_finite: Whether the float tensors of the batch hold only finite values.
+        harmful: Whether the loss or a gradient that the optimizer used was not finite.
     """
 
     modules: tuple[ModuleCall, ...] = ()
     nonlinear: tuple[NonlinearCall, ...] = ()
     batch_finite: bool = True
+    harmful: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,10 +192,18 @@ class DataFlow(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses(Observation):
-    """The losses of all steps since the last look, as ``(step, loss)``, oldest first."""
+    """The losses of all steps since the last look, as ``(step, loss)``, oldest first.
+
+    Attributes:
+        activations_finite: Whether every module that ran gave finite values at this look.
+        broken: Names of parameters that hold values that are not finite.
+        skipped: Whether the optimizer refused the step, as a gradient scaler does.
+    """
 
     values: tuple[tuple[int, float], ...] = ()
     activations_finite: bool = True
+    broken: tuple[str, ...] = ()
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,10 +217,19 @@ class BackwardCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backward(Observation):
-    """The gradients of activations, in the order in which backward reached the modules."""
+    """The gradients of activations, in the order in which backward reached the modules.
+
+    Attributes:
+        loss_finite: Whether the loss was finite.
+        broken: Names of parameters whose gradient is not finite.
+        skipped: Whether the optimizer refused the step, as a gradient scaler does.
+    """
 
     calls: tuple[BackwardCall, ...] = ()
     loss_finite: bool = True
+    activations_finite: bool = True
+    broken: tuple[str, ...] = ()
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,13 +242,14 @@ class ParameterGradient:
         largest: Largest magnitude; exactly 0 only where every element is.
         rms: Root mean square over its non-zero elements (a lookup table touches few rows).
         weight_rms: Root mean square of the parameter.
-        finite: Whether all elements are finite.
+        finite, weight_finite: Whether all elements are finite.
         dims: Number of dimensions of the parameter.
         order: Position of its module in the forward pass; -1 if the module did not run.
         executed: Whether the module that owns it ran.
         routed: Whether a sibling in the same container of modules ran instead of it.
         ever: Whether it had a gradient at any earlier look or holds optimizer state.
-        identical_units: Whether all units hold the same values, and the same gradient.
+        unit_spread, gradient_spread: How much its units, and their gradients, differ, relative
+            to their size; only for parameters whose units were identical at the start.
     """
 
     present: bool = True
@@ -238,12 +258,14 @@ class ParameterGradient:
     rms: float = 1.0
     weight_rms: float = 1.0
     finite: bool = True
+    weight_finite: bool = True
     dims: int = 2
     order: int = 0
     executed: bool = True
     routed: bool = False
     ever: bool = False
-    identical_units: bool = False
+    unit_spread: float = float("nan")
+    gradient_spread: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,13 +277,14 @@ class Gradients(Observation):
         orphans: Names of trainable parameters with a gradient that no optimizer holds and
             nobody changed since the last look.
         loss: The loss that they belong to; nan where it is unknown.
+        stepped: Whether the optimizer used them; a gradient scaler may refuse.
     """
 
     optimizer: str
     parameters: Mapping[str, ParameterGradient] = field(default_factory=dict)
     orphans: tuple[str, ...] = ()
     loss: float = float("nan")
-    executed_seen: bool = True
+    stepped: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,12 +296,13 @@ class ParameterUpdate:
         weight_rms: Root mean square of the parameter before the step.
         changed: Number of sampled elements that changed.
         driven: Number of sampled elements whose gradient is not zero.
-        moved: Whether it differs from its value at the previous look, one update ago; None
-            where that is not known.
+        moved: Whether it differs from its value before the last measured step of this
+            optimizer; None where that is not known.
         lr: Learning rate of its group.
         scheduled: Whether a scheduler drives that learning rate.
         group: Index of its group in the optimizer.
         fan_in: Inputs of one unit; 0 for vectors and scalars.
+        trainable: Whether it asks for a gradient.
     """
 
     update_rms: float = 1e-3

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from lightning_debug import scalars
-from lightning_debug.check import Check, merge
+from lightning_debug.check import BREAKS_ALL, Check, merge
 from lightning_debug.containment import Containment
 from lightning_debug.finding import Finding, Severity, worst_first
 from lightning_debug.observation import Observation, hook
@@ -48,6 +48,7 @@ class Session:
         self._told: dict[str, Finding] = {}
         self._ripe: dict[str, dict[str, Finding]] = defaultdict(dict)
         self._scalars: dict[str, float] = {}
+        self.closed = False
 
     @property
     def findings(self) -> list[Finding]:
@@ -83,6 +84,7 @@ class Session:
 
     def close(self, status: str = "completed") -> None:
         """Close the sinks."""
+        self.closed = True
         for sink in self._sinks:
             self._to(sink, "close", self.findings, status=status, failures=self.contain.failures)
 
@@ -99,11 +101,11 @@ class Session:
         streak, active = self._streaks[key], self._active[key]
         for gone in streak.keys() - seen.keys():
             del streak[gone]
-        active &= seen.keys()
+        active.intersection_update(seen)
         streak.update(seen.keys())
         ripe = {p: f for p, f in seen.items() if streak[p] >= (f.patience or check.patience)}
         if ripe.keys() - active:
-            active |= ripe.keys()
+            active.update(ripe)
             self._ripe[check.name()].update(ripe)
             self._tell(check, list(self._ripe[check.name()].values()))
         elif ripe:
@@ -134,7 +136,7 @@ class Session:
 
     def _cause(self, check: Check) -> str:
         """Return the told root cause of a check's finding, or nothing."""
-        for name in check.symptom_of:
+        for name in (*check.symptom_of, *(BREAKS_ALL if check.symptom_of else ())):
             cause = self._told.get(name)
             if cause and cause.severity >= Severity.WARNING:
                 return cause.caused_by or cause.name

@@ -1,0 +1,49 @@
+"""Finds training bugs in PyTorch Lightning runs and says what to type.
+
+``Trainer(callbacks=[DebugSuite(debug=True)])`` watches a run; so does ``LIGHTNING_DEBUG=1``.
+
+Names are imported when they are first used: the command line and Lightning's entry points need
+this package without the cost of importing Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_debug.check import Check as Check
+    from lightning_debug.finding import Finding as Finding
+    from lightning_debug.finding import Severity as Severity
+    from lightning_debug.finding import TrainingBugError as TrainingBugError
+    from lightning_debug.sinks.sink import Sink as Sink
+    from lightning_debug.suite import ActivationStats as ActivationStats
+    from lightning_debug.suite import DebugSuite as DebugSuite
+    from lightning_debug.suite import GradientNorms as GradientNorms
+    from lightning_debug.suite import InitialLoss as InitialLoss
+    from lightning_debug.suite import LayerOrder as LayerOrder
+    from lightning_debug.suite import UpdateRatios as UpdateRatios
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DebugSuite": "suite",
+    "InitialLoss": "suite",
+    "GradientNorms": "suite",
+    "ActivationStats": "suite",
+    "UpdateRatios": "suite",
+    "LayerOrder": "suite",
+    "Check": "check",
+    "Finding": "finding",
+    "Severity": "finding",
+    "TrainingBugError": "finding",
+    "Sink": "sinks.sink",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,55 @@
+"""Layers that say the same whatever the sample is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding
+from lightning_debug.observation import Activations
+
+
+@dataclass(kw_only=True)
+class ActivationCollapse(Check):
+    """A layer gives the same output for every sample, though its input differs.
+
+    Why: whatever comes after it cannot tell samples apart, so the network can learn no more than
+    the mean of the targets.
+
+    Silent when: the input does not differ either (position tables, class tokens); heads and
+    zero-initialised branches before the first updates; batches of fewer than four samples.
+
+    Args:
+        spread: Largest standard deviation over the samples, relative to the rms, that counts as
+            the same.
+        patience: Looks in a row.
+    """
+
+    symptom_of = (
+        "dead-relu",
+        "saturated-activation",
+        "symmetric-init",
+        "vanishing-gradient",
+        "weight-init-scale",
+        "update-too-large",
+        "exploding-gradient",
+    )
+    fix = (
+        "Look at this layer: dead units before it, softmax over one value, a mean over the batch"
+        " axis, zero weights; in very deep plain networks add residual connections or norms."
+    )
+
+    spread: float = 1e-5
+    patience: int = 8
+
+    def on_activations(self, obs: Activations) -> Iterator[Finding]:
+        """Find the first module between a varying input and a constant output."""
+        for call in obs.modules:
+            if call.trained and call.spread <= self.spread < call.input_spread / 10:
+                message = (
+                    f"{call.place} ({call.kind}) gives the same output for every sample (relative"
+                    f" spread {call.spread:.1e}); its input has a spread of"
+                    f" {call.input_spread:.1e}."
+                )
+                yield self.finding(obs, message, where=call.place, spread=call.spread)

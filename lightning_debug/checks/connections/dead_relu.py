@@ -1,0 +1,60 @@
+"""Rectifiers that never fire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding
+from lightning_debug.observation import Activations
+
+
+@dataclass(kw_only=True)
+class DeadRelu(Check):
+    """Most units of a layer give zero for every sample, so their weights get no gradient.
+
+    Why: the slope of a ReLU is zero where its input is negative. A unit that is negative for all
+    samples never changes again. Large steps and negative biases kill units.
+
+    Silent when: units are merely sparse, because a unit counts as dead only if its largest input
+    over all samples of many batches is clearly negative; few samples were seen; the layer is
+    frozen; the function is smooth (GELU, SiLU) or leaky.
+
+    Args:
+        share: Smallest share of dead units in a layer that is told.
+        looks: Batches over which a unit has to be silent.
+        samples: Fewest values of each unit in these batches.
+        depth: How far the largest input of the dead units lies below zero, in standard
+            deviations (median).
+    """
+
+    symptom_of = ("update-too-large", "exploding-gradient", "symmetric-init")
+    fix = (
+        "Lower the learning rate, start the biases at 0 and the weights with"
+        " torch.nn.init.kaiming_normal_, normalise the inputs; or use nn.LeakyReLU or nn.GELU."
+    )
+
+    share: float = 0.7
+    looks: int = 8
+    samples: int = 200
+    depth: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is no share."""
+        super().__post_init__()
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share={self.share!r} must lie above 0 and not above 1")
+
+    def on_activations(self, obs: Activations) -> Iterator[Finding]:
+        """Compare the share of dead units of each rectifier."""
+        for call in obs.nonlinear:
+            enough = call.dead_looks >= self.looks and call.dead_samples >= self.samples
+            if call.kind != "relu" or not call.trained or not enough:
+                continue
+            if call.dead_share >= self.share and call.dead_margin >= self.depth:
+                message = (
+                    f"{call.dead_share:.0%} of the units of {call.place} gave 0 for all"
+                    f" {call.dead_samples} values seen in the last {call.dead_looks} batches."
+                )
+                yield self.finding(obs, message, where=call.place, share=call.dead_share)

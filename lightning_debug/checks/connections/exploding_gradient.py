@@ -1,0 +1,89 @@
+"""Gradients that grow out of hand."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding, Severity
+from lightning_debug.observation import Gradients
+from lightning_debug.trend import relative_gradients, trend
+
+
+@dataclass(kw_only=True)
+class ExplodingGradient(Check):
+    """The gradient grows by orders of magnitude, over the layers or over the steps.
+
+    Why: an update along such a gradient throws the weights far away, and soon the loss is NaN.
+
+    Silent when: the gradient is large but steady; it grows while the loss falls (a network that
+    leaves a plateau); a gradient scaler refuses the step. Gradients are read unscaled.
+
+    Args:
+        decades: Growth of gradient over weight from the last layer to the first, or of the whole
+            norm over its median so far, as a power of ten.
+        correlation: Smallest correlation with depth that counts as a trend.
+        layers: Fewest weight matrices that have a depth.
+        history: Looks that make a median.
+        patience: Looks in a row.
+    """
+
+    severity = Severity.ERROR
+    symptom_of = ("update-too-large", "weight-init-scale")
+    fix = (
+        "Clip it: Trainer(gradient_clip_val=1.0). Then lower the learning rate, and check the"
+        " initialisation (torch.nn.init.orthogonal_ for recurrent weights)."
+    )
+
+    decades: float = 3.0
+    correlation: float = 0.7
+    layers: int = 4
+    history: int = 5
+    patience: int = 2
+    _norms: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
+    _losses: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
+
+    def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
+        """Compare with the other layers, and with the steps before."""
+        if not obs.stepped:
+            return
+        yield from self._over_depth(obs)
+        yield from self._over_time(obs)
+
+    def _over_depth(self, obs: Gradients) -> Iterator[Finding]:
+        values = relative_gradients(obs)
+        line = trend(list(values.values()))
+        if len(values) < self.layers or line is None:
+            return
+        if -line.rise >= self.decades + 1 and -line.correlation >= self.correlation:
+            first, *_, last = values
+            message = (
+                f"The gradient over the weight is {values[last]:.1e} at {last} but"
+                f" {values[first]:.1e} at {first}: it grows by 10^{-line.rise:.1f} over"
+                f" {len(values)} layers."
+            )
+            yield self.finding(
+                obs, message, where=first, first=values[first], last=values[last]
+            )
+
+    def _over_time(self, obs: Gradients) -> Iterator[Finding]:
+        norm = math.sqrt(sum(g.norm**2 for g in obs.parameters.values() if g.present))
+        norms = self._norms.setdefault(obs.optimizer, deque(maxlen=50))
+        losses = self._losses.setdefault(obs.optimizer, deque(maxlen=50))
+        if len(norms) >= self.history and math.isfinite(norm):
+            usual, before = median(norms), median(losses)
+            worse = not obs.loss <= before
+            if worse and usual > 0 and norm > 10**self.decades * usual:
+                message = (
+                    f"The gradient norm is {norm:.2e}, {norm / usual:.0f} times its median so far"
+                    f" ({usual:.2e}), and the loss has gone from {before:.3g} to {obs.loss:.3g}."
+                )
+                yield self.finding(obs, message, where=obs.optimizer, norm=norm, median=usual)
+                return  # what has exploded does not enter the history
+        if math.isfinite(norm) and math.isfinite(obs.loss):
+            norms.append(norm)
+            losses.append(obs.loss)

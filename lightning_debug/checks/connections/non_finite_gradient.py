@@ -1,0 +1,50 @@
+"""NaN that is born on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding, Severity
+from lightning_debug.observation import Backward
+
+
+@dataclass(kw_only=True)
+class NonFiniteGradient(Check):
+    """The loss is finite but gradients are NaN or infinite.
+
+    Why: one step with such a gradient ruins the weights. Typical sources are functions whose
+    value is finite but whose slope is not: sqrt(0), norm(0), pow(0, p<1), log or division in the
+    branch that torch.where does not take.
+
+    Silent when: the loss is not finite (then that is the finding); a gradient scaler refuses the
+    step (16-mixed probes its scale that way).
+    """
+
+    severity = Severity.ERROR
+    symptom_of = ("non-finite-activation", "non-finite-loss", "exploding-gradient")
+    fix = (
+        "Keep the argument away from the point without a slope: (x + 1e-8).sqrt(),"
+        " x.norm().clamp_min(1e-8); inside torch.where make the unused branch safe as well."
+    )
+
+    def on_backward(self, obs: Backward) -> Iterator[Finding]:
+        """Name the module between a finite and a non-finite gradient."""
+        if not obs.broken or not obs.loss_finite or not obs.activations_finite or obs.skipped:
+            return
+        born = next(
+            (c for c in obs.calls if c.incoming_finite and not c.outgoing_finite), None
+        )
+        reached = next((c for c in obs.calls if not c.incoming_finite), None)
+        count = f"{len(obs.broken)} parameters have a gradient that is not finite."
+        if born is not None:
+            where = born.place
+            message = f"{count} The gradient that enters {where} is finite, the one it returns is not."
+        elif reached is not None:
+            where = reached.place
+            message = f"{count} It is born behind the output of {where}, before the next module."
+        else:
+            where = obs.broken[-1]
+            message = f"{count} The last in model order is {where}."
+        yield self.finding(obs, message, where=where, parameters=float(len(obs.broken)))

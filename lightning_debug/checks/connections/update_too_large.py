@@ -1,0 +1,84 @@
+"""Steps that throw the weights away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding
+from lightning_debug.observation import Losses, Updates
+from lightning_debug.ratios import by_group
+
+
+@dataclass(kw_only=True)
+class UpdateTooLarge(Check):
+    """Each step changes the weights by a large part of themselves, and the loss does not fall.
+
+    Why: about a thousandth a step is usual. Steps of a tenth and more overwrite what was learned
+    before, kill units, and end in a loss that jumps about or diverges.
+
+    Silent when: the loss falls all the same; only biases, norms or zero-initialised weights
+    change so much, because weights are held against at least their usual initial size.
+
+    Source: CS231n, Neural Networks Part 3, "ratio of weights:updates".
+
+    Args:
+        ratio: Largest healthy median of update over weight (rms) in a parameter group.
+        drastic: Update over initial weight that needs only ``drastic_patience`` looks.
+        progress: Share of the first loss that has to be gone for the steps to be fine.
+        patience: Looks in a row.
+        drastic_patience: The same for drastic steps.
+    """
+
+    symptom_of = ("exploding-gradient",)
+    fix = "Divide the learning rate of this group by 10, and add warm-up if the first steps need it."
+
+    ratio: float = 0.1
+    drastic: float = 1.0
+    progress: float = 0.1
+    patience: int = 14
+    drastic_patience: int = 3
+    _first: float = field(default=math.nan, init=False, repr=False)
+    _loss: float = field(default=math.nan, init=False, repr=False)
+    _initial: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    def on_losses(self, obs: Losses) -> Iterator[Finding]:
+        """Remember the first loss and the last."""
+        values = [value for _, value in obs.values]
+        if values:
+            self._first = values[0] if math.isnan(self._first) else self._first
+            self._loss = median(values[-5:])
+        yield from ()
+
+    def on_updates(self, obs: Updates) -> Iterator[Finding]:
+        """Compare the median ratio of each parameter group."""
+        for name, update in obs.parameters.items():
+            self._initial.setdefault(name, update.weight_rms)
+        drastic = by_group(obs, self._initial)
+        for group, ratios in by_group(obs).items():
+            thrown = drastic[group].median > self.drastic
+            if not (thrown or ratios.median > self.ratio) or self._falls(thrown):
+                continue
+            ratios, size = (drastic[group], "initial size") if thrown else (ratios, "size")
+            message = (
+                f"One step of {group} changes the weights by {ratios.median:.2g} of their {size}"
+                f" (median of {ratios.count}; about 1e-3 is usual), most at {ratios.extreme}; its"
+                f" learning rate is {ratios.lr:.3g}. The loss has gone from {self._first:.3g} to"
+                f" {self._loss:.3g}."
+            )
+            yield self.finding(
+                obs,
+                message,
+                where=group,
+                patience=self.drastic_patience if thrown else 0,
+                ratio=ratios.median,
+                lr=ratios.lr,
+            )
+
+    def _falls(self, thrown: bool) -> bool:
+        """Tell whether the loss is lower than at the start, by a margin for usual steps."""
+        margin = 0.0 if thrown else self.progress * abs(self._first)
+        return self._loss < self._first - margin

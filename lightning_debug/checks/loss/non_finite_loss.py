@@ -1,0 +1,57 @@
+"""A loss that is no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding, Severity
+from lightning_debug.observation import Losses
+
+
+@dataclass(kw_only=True)
+class NonFiniteLoss(Check):
+    """The loss is NaN or infinite, and one step with it ruins every weight.
+
+    Why: the gradient of a loss that is no number is no number either, and the optimizer writes
+    it into all weights. Lightning trains on without a word.
+
+    Silent when: a gradient scaler refuses the step (16-mixed), and where the module that made
+    the value is known: then non-finite-activation or non-finite-gradient names it.
+    """
+
+    severity = Severity.ERROR
+    symptom_of = (
+        "non-finite-activation",
+        "non-finite-gradient",
+        "exploding-gradient",
+        "update-too-large",
+    )
+    fix = (
+        "Look at the loss itself: log(0), sqrt(0), 0/0, exp of a large number, a mean over no"
+        " targets. Clamp the argument (x.clamp_min(1e-8)) or use the stable form"
+        " (binary_cross_entropy_with_logits, log_softmax)."
+    )
+
+    def on_losses(self, obs: Losses) -> Iterator[Finding]:
+        """Find the first loss that is not finite."""
+        if obs.skipped:
+            return
+        bad = [(step, value) for step, value in obs.values if not math.isfinite(value)]
+        if not bad:
+            return
+        step, value = bad[0]
+        message = f"The loss is {value} from step {step} on."
+        fix = self.fix
+        if obs.broken:
+            message += f" By now {len(obs.broken)} parameters are not finite, {obs.broken[0]} first."
+            fix = (
+                f"Run again with every_n_steps=1 to see what breaks at step {step}; lower the"
+                " learning rate or clip gradients (Trainer(gradient_clip_val=1.0)) if the loss"
+                " grew before."
+            )
+        elif obs.activations_finite:
+            message += " All modules gave finite values, so the loss computation made it."
+        yield self.finding(obs, message, where="loss", fix=fix, first_step=step)

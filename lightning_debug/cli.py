@@ -1,0 +1,176 @@
+"""The command line: run a script with the debugger, look findings up, read run folders."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lightning_debug.check import Check
+from lightning_debug.registry import all_checks, sections
+from lightning_debug.sinks.console import STYLES, report
+from lightning_debug.sinks.run_folder import read_run
+from lightning_debug.sinks.text import plain
+
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal cannot show is spelled out instead of raising.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code: int = args.command(args)
+    except ValueError as error:
+        Console(stderr=True).print(Text(f"lightning-debug: {plain(error)}"))
+        return USAGE_ERROR
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lightning-debug", description="Finds the bugs in PyTorch Lightning training runs."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a training script with the debugger on")
+    run.add_argument("script", metavar="SCRIPT")
+    run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER)
+    run.set_defaults(command=_run)
+
+    everything = commands.add_parser("list", help="list every finding")
+    everything.set_defaults(command=_list)
+
+    explain = commands.add_parser("explain", help="explain a finding: what, why, what to type")
+    explain.add_argument("name", metavar="NAME")
+    explain.set_defaults(command=_explain)
+
+    show = commands.add_parser("show", help="show the findings of a run")
+    show.add_argument("run", metavar="RUN", help="a run folder, or the log directory it lies in")
+    show.set_defaults(command=_show)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    if not Path(args.script).exists():
+        raise ValueError(f"there is no script {args.script!r}")
+    process = subprocess.Popen(
+        [sys.executable, args.script, *args.args], env={**os.environ, "LIGHTNING_DEBUG": "1"}
+    )
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # The script got it too; it may save a checkpoint and print its findings first.
+            continue
+        return code if code >= 0 else 128 - code  # ended by a signal: what a shell reports
+
+
+def _list(args: argparse.Namespace) -> int:
+    console = Console()
+    for section in sections():
+        console.print(Text(section, style="bold"))
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for name, check in all_checks().items():
+            if check.section() == section:
+                severity = Text(str(check.severity), style=STYLES[check.severity])
+                table.add_row(Text(name), severity, Text(_paragraphs(check)[0]))
+        console.print(Padding(table, (0, 0, 1, 2)))
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    check = _find(args.name)
+    console = Console()
+    style = STYLES[check.severity]
+    console.print(Text.assemble((check.name(), "bold"), " ", (str(check.severity), style)))
+    for paragraph in _paragraphs(check):
+        if not paragraph.startswith(("Args:", "Attributes:")):
+            console.print()
+            console.print(Text(" ".join(paragraph.split())))
+    console.print()
+    console.print(Text.assemble(("Fix: ", "green"), check.fix))
+    if check.symptom_of:
+        console.print()
+        console.print(Text(f"Explained by: {', '.join(check.symptom_of)}"))
+    console.print()
+    console.print(_thresholds(check))
+    console.print()
+    console.print(Text(f'Silence it: DebugSuite(ignore=["{check.name()}"])', style="dim"))
+    return 0
+
+
+def _find(name: str) -> type[Check]:
+    """Return the check of a finding; class and file names are understood too.
+
+    Raises:
+        ValueError: If there is none; the message names the nearest.
+    """
+    known = all_checks()
+    wanted = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).replace("_", "-").lower()
+    if wanted in known:
+        return known[wanted]
+    near = difflib.get_close_matches(wanted, known, n=3)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"there is no finding {name!r}. {hint}`lightning-debug list` shows them all.")
+
+
+def _thresholds(check: type[Check]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("Threshold", no_wrap=True)
+    table.add_column("Default", no_wrap=True)
+    table.add_column("Meaning")
+    meanings = {"patience": "Looks in a row before it is told."} | _documented(check)
+    for item in fields(check):
+        if item.init:
+            meaning = meanings.get(item.name, "")
+            table.add_row(Text(item.name), Text(repr(_default(item))), Text(meaning))
+    return table
+
+
+def _documented(check: type[Check]) -> dict[str, str]:
+    """Return what the ``Args:`` of the docstring say, by name."""
+    text = next((p for p in _paragraphs(check) if p.startswith("Args:")), "")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in entries}
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _paragraphs(check: type[Check]) -> list[str]:
+    return (inspect.getdoc(check) or "").split("\n\n")
+
+
+def _show(args: argparse.Namespace) -> int:
+    run = read_run(args.run)
+    failures = run.record.get("failures")
+    Console().print(
+        report(
+            run.findings,
+            status=str(run.record.get("status", "unknown")),
+            failures=failures if isinstance(failures, dict) else {},
+            folder=str(run.folder),
+        )
+    )
+    return 0

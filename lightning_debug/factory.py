@@ -1,0 +1,32 @@
+"""Switches the suite on in an unmodified script: ``LIGHTNING_DEBUG=1 python train.py``.
+
+Lightning's Trainer loads this by itself, through the entry points ``callbacks_factory``. Without
+the variable nothing is imported and no callback is added.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+VARIABLE = "LIGHTNING_DEBUG"
+ON = frozenset({"1", "true", "yes", "on"})
+OFF = frozenset({"", "0", "false", "no", "off"})
+
+
+def callbacks() -> list[Any]:
+    """Return the suite if the environment asks for it, else nothing.
+
+    Raises:
+        ValueError: If the variable is neither on nor off.
+    """
+    value = os.environ.get(VARIABLE, "").strip().lower()
+    if value in OFF:
+        return []
+    if value not in ON:
+        raise ValueError(f"{VARIABLE}={value!r} is neither on (1) nor off (0)")
+    from lightning_debug.suite import DebugSuite
+
+    suite = DebugSuite(debug=True)
+    suite.from_environment = True
+    return [suite]

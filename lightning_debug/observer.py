@@ -1,0 +1,391 @@
+"""One observer for one run: opens the taps at a look, and makes observations of what they saw."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.utils.hooks import RemovableHandle
+
+from lightning_debug.observation import (
+    Activations,
+    Backward,
+    DataFlow,
+    Gradients,
+    Losses,
+    LossCalls,
+    Observation,
+    RunEnd,
+    RunStart,
+    Updates,
+)
+from lightning_debug.schedule import Schedule
+from lightning_debug.session import Session
+from lightning_debug.taps.data import BatchTap
+from lightning_debug.taps.dropped_norm import DroppedNormTap
+from lightning_debug.taps.forward import ForwardTap
+from lightning_debug.taps.functions import FunctionTap
+from lightning_debug.taps.gradients import GradientDraft, GradientTap
+from lightning_debug.taps.loss_calls import LossTap
+from lightning_debug.taps.nonlinear import NonlinearTap
+from lightning_debug.taps.trace import Trace
+from lightning_debug.taps.transfer import Entry, Ledger
+from lightning_debug.taps.updates import UpdateDraft, UpdateTap
+from lightning_debug.taps.wiring import Wiring
+
+LOSSES_KEPT = 1000
+DATA_FLOW_LOOKS = 10
+PATIENT = 64
+
+
+@dataclass
+class _Look:
+    """One look: where in the run it is, and the drafts of what was seen."""
+
+    step: int
+    epoch: int
+    first: bool
+    ledger: Ledger = field(default_factory=Ledger)
+    losses: list[tuple[int, Entry]] = field(default_factory=list)
+    gradients: list[tuple[Optimizer, GradientDraft]] = field(default_factory=list)
+    updates: list[UpdateDraft] = field(default_factory=list)
+    stepped: set[int] = field(default_factory=set)
+    still: dict[str, Entry] = field(default_factory=dict)
+    ran: dict[str, int] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    routed: set[str] = field(default_factory=set)
+
+
+class Observer:
+    """Watches a model and its optimizers through the events of a training loop.
+
+    Between two looks nothing is attached and nothing is read; only the loss of each step is kept,
+    as a tensor on its device.
+
+    Args:
+        model: The module that is trained.
+        optimizers: Its optimizers.
+        session: Gets the observations.
+        schedule: Says when to look.
+        scheduled: Optimizers whose learning rate a scheduler drives.
+        resumed: Whether training goes on from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizers: Sequence[Optimizer],
+        session: Session,
+        schedule: Schedule,
+        *,
+        scheduled: Iterable[Optimizer] = (),
+        resumed: bool = False,
+    ) -> None:
+        self._session = session
+        self._contain = session.contain
+        self._schedule = schedule
+        self._resumed = resumed
+        self._wiring = Wiring(model, optimizers, scheduled)
+        self._trace = Trace({})
+        self._batch = BatchTap()
+        self._losses = LossTap(self._trace)
+        self._nonlinear = NonlinearTap(self._trace)
+        self._dropped = DroppedNormTap(self._trace)
+        self._functions = FunctionTap(
+            self._trace,
+            [self._losses, self._nonlinear, self._dropped],
+            lambda error: self._contain.fail("the tap on functions", error),
+        )
+        self._forward = ForwardTap(
+            self._trace,
+            self._functions,
+            self._losses.criterion,
+            lambda error: self._contain.fail("the tap on modules", error),
+        )
+        self._updates = UpdateTap(self._wiring)
+        self._gradients = GradientTap(self._wiring, set())
+        self._kept: deque[tuple[int, Tensor]] = deque(maxlen=LOSSES_KEPT)
+        self._look: _Look | None = None
+        self._sent: _Look | None = None
+        self._step = 0
+        self._looks = 0
+        self._fruitless = 0
+        self._idle = 0
+        self._handles: list[RemovableHandle] = []
+        self._mode_on = False
+        self._stance: Any = None
+
+    @property
+    def looking(self) -> bool:
+        """Tell whether the taps are open."""
+        return self._look is not None
+
+    def start(self, step: int, epoch: int) -> None:
+        """Measure the state before the first step."""
+        if not self._session.wants(RunStart):
+            return
+        with self._contain("the tap on parameters"):
+            ledger = Ledger()
+            with torch.no_grad():
+                drafts = self._wiring.start(ledger)
+            ledger.send()
+            ledger.settle()
+            parameters = {name: draft.observation(name) for name, draft in drafts.items()}
+            symmetric = {
+                n for n, p in parameters.items() if p.identical_units and p.trainable
+            }
+            self._gradients = GradientTap(self._wiring, symmetric)
+            self._show(
+                RunStart(step=step, epoch=epoch, parameters=parameters, resumed=self._resumed)
+            )
+
+    def batch_start(self, batch: Any, step: int, epoch: int, *, updates: bool) -> None:
+        """Open the taps if it is time.
+
+        Args:
+            batch: The batch, of any shape.
+            step: Optimizer updates made so far.
+            epoch: Epoch, counted from 0.
+            updates: Whether an optimizer step is expected in this batch.
+        """
+        self._read()
+        self._step = step
+        first = self._looks == 0
+        self._idle -= 1
+        if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
+            return
+        self._look = _Look(step, epoch, first)
+        self._looks += 1
+        with self._contain("opening the taps"):
+            self._open(batch)
+
+    def before_backward(self) -> None:
+        """Close the taps on the forward pass."""
+        if self._look:
+            self._functions.listening = False
+            self._forward.pause()
+            self._dropped.end()
+
+    def after_backward(self) -> None:
+        """Open them again: manual optimization runs forward several times in a batch."""
+        if self._look:
+            self._functions.listening = self._contain.works("the tap on functions")
+            self._forward.pause(not self._contain.works("the tap on modules"))
+
+    def before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Measure the gradients that an optimizer is about to use."""
+        look = self._look
+        if look is None:
+            return
+        if any(known is optimizer for known, _ in look.gradients):
+            return  # a closure is evaluated several times in one step
+        self.before_backward()
+        if self._contain.works("the tap on gradients"):
+            with self._contain("the tap on gradients"):
+                draft = self._gradients.measure(optimizer, look.ledger)
+                look.gradients.append((optimizer, draft))
+        if self._contain.works("the tap on updates") and self._session.wants(Updates):
+            with self._contain("the tap on updates"):
+                self._updates.before(optimizer)
+
+    def batch_end(self, loss: Tensor | None) -> None:
+        """Keep the loss of the batch, if there is one; at a look, close the taps and send."""
+        if loss is not None:
+            self._kept.append((self._step, loss.detach()))
+        look = self._look
+        if look is None:
+            return
+        self._close()
+        if look.stepped:
+            self._schedule.looked(look.step)
+            self._fruitless = 0
+        else:
+            # Manual optimization may accumulate, so look on until a step comes; but not for ever.
+            self._fruitless += 1
+            if self._fruitless > PATIENT:
+                self._idle = self._schedule.every_n_steps
+        with self._contain("sending the numbers of a look"):
+            look.losses = [(n, look.ledger.note(v.mean())) for n, v in self._kept]
+            self._kept.clear()
+            look.ledger.send()
+            self._sent = look
+        if look.ledger.arrived:
+            self._read()
+
+    def close(self, step: int, epoch: int, *, completed: bool) -> None:
+        """Close the taps, whatever state they are in, and observe what is left."""
+        self._close()
+        self._read()
+        if self._kept:
+            with self._contain("reading the last losses"):
+                ledger = Ledger()
+                losses = [(n, ledger.note(v.mean())) for n, v in self._kept]
+                self._kept.clear()
+                ledger.send()
+                ledger.settle()
+                self._show(
+                    Losses(step=step, epoch=epoch, values=tuple((n, e.value) for n, e in losses))
+                )
+        self._show(RunEnd(step=step, epoch=epoch, completed=completed))
+
+    def abandon(self) -> None:
+        """Close the taps and forget what they saw, after a failure of ours."""
+        self._close()
+        self._kept.clear()
+
+    def _open(self, batch: Any) -> None:
+        look = self._look
+        if look is None:
+            return
+        works, wants = self._contain.works, self._session.wants
+        self._wiring.refresh()
+        self._trace.paths = self._wiring.paths()
+        self._losses.begin(look.ledger, references=look.first and not self._resumed)
+        self._nonlinear.begin(look.ledger)
+        self._dropped.begin(
+            look.ledger, wanted=wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
+        )
+        if works("the tap on the batch"):
+            with self._contain("the tap on the batch"):
+                self._batch.measure(batch, look.ledger)
+        if works("the tap on updates") and (wants(Updates) or wants(Gradients)):
+            with self._contain("the tap on updates"):
+                look.still = self._updates.still(look.ledger)
+        forward = wants(Activations) or wants(LossCalls) or wants(Gradients) or wants(Backward)
+        if works("the tap on modules") and forward:
+            self._forward.begin(look.ledger, backward=wants(Backward))
+        if works("the tap on functions") and (forward or wants(DataFlow)):
+            self._functions.__enter__()
+            self._mode_on = self._functions.listening = True
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+        ]
+        # Compiled code does not run hooks; eager code for one step recompiles nothing.
+        if "torch._dynamo" in sys.modules:
+            self._stance = torch.compiler.set_stance("force_eager")
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # Lightning steps with a closure, and tells us when it has run.
+        if not args and kwargs.get("closure") is None and self._look:
+            with self._contain("the tap on updates"):
+                if self._wiring.add(optimizer):
+                    self.before_optimizer_step(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        look = self._look
+        if look is None:
+            return
+        with self._contain("the tap on updates"):
+            if self._wiring.add(optimizer):
+                look.stepped.add(id(optimizer))
+                if self._session.wants(Updates) and self._contain.works("the tap on updates"):
+                    look.updates.append(self._updates.measure(optimizer, look.ledger))
+        self.after_backward()
+
+    def _close(self) -> None:
+        look, self._look = self._look, None
+        if look is None:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._forward.end()
+        self._dropped.end()
+        self._functions.listening = False
+        if self._mode_on:
+            self._functions.__exit__(None, None, None)
+        self._mode_on = False
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
+        look.ran = dict(self._trace.ran)
+        used = self._trace.used
+        look.used = {n for n, p in self._wiring.parameters.items() if id(p) in used}
+        with self._contain("the tap on wiring"):
+            look.routed = self._wiring.routed(self._trace)
+        self._trace.clear()
+
+    def _read(self) -> None:
+        look, self._sent = self._sent, None
+        if look is None:
+            return
+        with self._contain("reading the numbers of a look"):
+            look.ledger.settle()
+            for obs in self._observations(look):
+                self._show(obs)
+            self._session.end_look(look.step, look.epoch)
+
+    def _observations(self, look: _Look) -> Iterable[Observation]:
+        where: dict[str, int] = {"step": look.step, "epoch": look.epoch}
+        values = tuple((step, entry.value) for step, entry in look.losses)
+        loss = values[-1][1] if values else math.nan
+        loss_finite = not values or math.isfinite(loss)
+        still = {name for name, entry in look.still.items() if entry.value == 0.0}
+        gradients = [
+            draft.observation(
+                look.step,
+                look.epoch,
+                ran=look.ran,
+                used=look.used,
+                routed=look.routed,
+                still=still,
+                loss=loss,
+                stepped=id(optimizer) in look.stepped,
+            )
+            for optimizer, draft in look.gradients
+        ]
+        skipped = bool(gradients) and not any(g.stepped for g in gradients)
+        weights = {
+            name: g.weight_finite for obs in gradients for name, g in obs.parameters.items()
+        }
+        broken = tuple(
+            name for obs in gradients for name, g in obs.parameters.items() if not g.finite
+        )
+        owners = {name.rpartition(".")[0]: True for name in weights}
+        owners |= {name.rpartition(".")[0]: False for name, finite in weights.items() if not finite}
+        modules = self._forward.modules(owners)
+        finite = all(call.finite for call in modules)
+        yield Activations(
+            **where,
+            modules=modules,
+            nonlinear=self._nonlinear.observations(),
+            batch_finite=self._batch.finite,
+            harmful=not skipped and (not loss_finite or bool(broken)),
+        )
+        yield LossCalls(**where, calls=self._losses.observations(), resumed=self._resumed)
+        yield DataFlow(**where, dropped_norms=self._dropped.observations())
+        yield Losses(
+            **where,
+            values=values,
+            activations_finite=finite,
+            broken=tuple(name for name, ok in weights.items() if not ok),
+            skipped=skipped,
+        )
+        yield Backward(
+            **where,
+            calls=self._forward.backward_calls(),
+            loss_finite=loss_finite,
+            activations_finite=finite,
+            broken=broken,
+            skipped=skipped,
+        )
+        yield from gradients
+        for draft in look.updates:
+            yield draft.observation(look.step, look.epoch)
+
+    def _show(self, obs: Observation) -> None:
+        if self._session.wants(type(obs)):
+            self._session.observe(obs)

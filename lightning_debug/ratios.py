@@ -1,0 +1,61 @@
+"""Update over weight, by parameter group."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from lightning_debug.observation import ParameterUpdate, Updates
+
+SMALLEST_SCALE = 0.5  # of 1 / sqrt(fan_in): what small and zero initial weights are held against
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """The update ratios of the weight matrices of one parameter group.
+
+    Attributes:
+        median: Median over the matrices.
+        extreme: Name of the matrix with the largest ratio.
+        count: Number of matrices.
+        lr: Learning rate of the group.
+    """
+
+    median: float
+    extreme: str
+    count: int
+    lr: float
+
+
+def ratio(update: ParameterUpdate, weight: float) -> float:
+    """Return update over weight (rms); the weight counts as at least a usual initial size."""
+    return update.update_rms / max(weight, SMALLEST_SCALE / math.sqrt(update.fan_in))
+
+
+def by_group(obs: Updates, weights: Mapping[str, float] | None = None) -> dict[str, Ratios]:
+    """Return the ratios of each parameter group, by a name such as ``"AdamW group 1"``.
+
+    Args:
+        obs: The updates.
+        weights: Size (rms) of each weight to hold its update against; as it is now by default.
+    """
+    sizes = weights or {name: update.weight_rms for name, update in obs.parameters.items()}
+    groups: dict[int, dict[str, float]] = defaultdict(dict)
+    rates: dict[int, float] = {}
+    for name, update in obs.parameters.items():
+        if update.fan_in and update.trainable and math.isfinite(update.update_rms):
+            groups[update.group][name] = ratio(update, sizes[name])
+            rates[update.group] = update.lr
+    several = len({update.group for update in obs.parameters.values()}) > 1
+    return {
+        f"{obs.optimizer} group {group}" if several else obs.optimizer: Ratios(
+            median(values.values()),
+            max(values, key=lambda name: values[name]),
+            len(values),
+            rates[group],
+        )
+        for group, values in groups.items()
+    }

@@ -1,0 +1,392 @@
+"""The callbacks: the only place that knows Lightning, and so WHEN something happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+from rich.text import Text
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from lightning_debug import record, registry
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding, Severity, TrainingBugError
+from lightning_debug.observer import Observer
+from lightning_debug.schedule import Schedule
+from lightning_debug.session import Session
+from lightning_debug.sinks.console import Console
+from lightning_debug.sinks.loggers import Loggers
+from lightning_debug.sinks.run_folder import RunFolder, new_folder
+from lightning_debug.sinks.sink import RunInfo, Sink
+
+Strict = bool | Literal["error", "warning"]
+
+
+class Section(pl.Callback):
+    """A set of checks as a Lightning callback.
+
+    Several of them in one Trainer share one observer: the first drives it for all, with the
+    checks and sinks of all and the shortest of their intervals.
+
+    Args:
+        debug: The one flag. False: nothing is attached and nothing is measured.
+        checks: Checks with thresholds of your own, such as ``DeadRelu(share=0.5)``; they
+            replace the ones of the same name.
+        select: Look only for these: finding names (``"dead-relu"``), sections
+            (``"connections"``), either with a glob on the place (``"dead-relu:encoder.*"``).
+        ignore: Do not look for these; written like ``select``.
+        every_n_steps: Longest interval between two looks, in optimizer updates. The first ten
+            updates are all looked at, then intervals grow.
+        strict: Raise :class:`TrainingBugError` for errors (True or ``"error"``) or for
+            warnings as well (``"warning"``): at the end of the batch in which one is found, and
+            at the end of training. For tests and CI.
+        sinks: Where findings go instead of the console, the trainer's loggers and the run folder.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a name matches no finding or section, or a value is out of range.
+    """
+
+    names: ClassVar[tuple[str, ...] | None] = None
+
+    def __init__(
+        self,
+        debug: bool = True,
+        *,
+        checks: Sequence[Check] = (),
+        select: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        every_n_steps: int = 50,
+        strict: Strict = False,
+        sinks: Sequence[Sink] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(debug, (bool, int)):
+            raise TypeError(f"debug={debug!r} must be True or False")
+        if strict not in (True, False, "error", "warning"):
+            raise ValueError(f"strict={strict!r} must be True, False, 'error' or 'warning'")
+        for sink in sinks or ():
+            if not isinstance(sink, Sink):
+                raise TypeError(f"sinks: {sink!r} is not a Sink instance")
+        Schedule(every_n_steps)  # refuses a bad interval now, not when training starts
+        self.debug = bool(debug)
+        self.every_n_steps = every_n_steps
+        self.select = registry.validate(select, "select")
+        self.ignore = registry.validate(ignore, "ignore")
+        self.checks = registry.choose(self.names, checks, self.select, self.ignore)
+        self._own = {check.name() for check in checks}
+        self._level = _level(strict)
+        self._sinks = None if sinks is None else tuple(sinks)
+        self.from_environment = False
+        self._session: Session | None = None
+        self._observer: Observer | None = None
+        self._findings: list[Finding] = []
+        self._loss: Tensor | None = None
+        self.run_folder: Path | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Return what this callback's checks have found in the last run, worst first.
+
+        Symptoms follow the finding that explains them and name it in ``caused_by``.
+        """
+        found = self._session.findings if self._session else self._findings
+        mine = {check.name() for check in self.checks}
+        return [finding for finding in found if finding.name in mine]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Return the parts of the debugger that failed in the last run, with their errors."""
+        return dict(self._session.contain.failures) if self._session else {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the live parts behind: a pickle or a copy knows the findings, not the run."""
+        live = {"_session": None, "_observer": None, "_loss": None, "_findings": self.findings}
+        return self.__dict__ | live
+
+    def __repr__(self) -> str:
+        """Say what it is and what it found."""
+        state = f"debug={self.debug}, findings={[f.name for f in self.findings]}"
+        return f"{type(self).__name__}({state})"
+
+    # -- when: what Lightning tells us ------------------------------------------------------
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the session, if this callback drives it."""
+        self._finish("interrupted")
+        sections = _active(trainer)
+        if not sections or sections[0] is not self:
+            return
+        sinks = _sinks(sections) if trainer.is_global_zero else []
+        # log_dir asks all ranks, so it is read on all of them.
+        folder = _log_dir(trainer)
+        session = Session(
+            _checks(sections),
+            sinks,
+            select=[pattern for s in sections for pattern in s.select],
+            ignore=[pattern for s in sections for pattern in s.ignore if ":" in pattern],
+        )
+        for section in sections:
+            section._session = session
+        with session.contain("the run folder"):
+            if any(isinstance(sink, RunFolder) for sink in sinks) and not _dry(trainer):
+                self.run_folder = new_folder(folder)
+        with session.contain("the start of the session"):
+            session.start(
+                RunInfo(
+                    folder=str(self.run_folder) if self.run_folder else None,
+                    loggers=list(trainer.loggers),
+                    write=_writer(trainer),
+                    record=record.describe(pl_module, trainer.optimizers, _settings(trainer)),
+                )
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to observe: weights are restored, optimizers are built, checks of data are over."""
+        session = self._session
+        if session is None or _active(trainer)[:1] != [self]:
+            return
+        sections = _active(trainer)
+        with session.contain("the start of the observer"):
+            observer = Observer(
+                pl_module,
+                trainer.optimizers,
+                session,
+                Schedule(min(section.every_n_steps for section in sections)),
+                scheduled=[c.scheduler.optimizer for c in trainer.lr_scheduler_configs],
+                resumed=trainer.ckpt_path is not None or trainer.global_step > 0,
+            )
+            observer.start(trainer.global_step, trainer.current_epoch)
+            self._observer = observer
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at this batch, if it is time."""
+        with self._watching() as observer:
+            if observer:
+                self._loss = None
+                observer.batch_start(
+                    batch,
+                    trainer.global_step,
+                    trainer.current_epoch,
+                    updates=_updates(trainer, pl_module, batch_idx),
+                )
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        """Stop listening to the forward pass."""
+        with self._watching() as observer:
+            if observer:
+                self._loss = loss.detach()
+                observer.before_backward()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen again."""
+        with self._watching() as observer:
+            if observer:
+                observer.after_backward()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Observe the gradients; Lightning has unscaled them by now, and not yet clipped them."""
+        with self._watching() as observer:
+            if observer:
+                observer.before_optimizer_step(optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep the loss; after a look, hear what was found."""
+        with self._watching() as observer:
+            if observer:
+                loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+                loss = loss if isinstance(loss, Tensor) else self._loss
+                observer.batch_end(loss)
+        self._raise_if_strict()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the session."""
+        self._finish("completed", trainer)
+        self._raise_if_strict()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the session; Lightning calls no teardown now."""
+        self._finish(type(exception).__name__, trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the session if nothing else has."""
+        self._finish("interrupted", trainer)
+
+    # -- what to do then --------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[Observer | None]:
+        """Give the observer, if this callback drives one, and contain what it raises."""
+        observer, session = self._observer, self._session
+        if observer is None or session is None:
+            yield None
+            return
+        with session.contain("the observer"):
+            yield observer
+        if not session.contain.works("the observer"):
+            self._observer = None
+            with session.contain("closing the observer"):
+                observer.abandon()
+
+    def _finish(self, status: str, trainer: pl.Trainer | None = None) -> None:
+        observer, self._observer = self._observer, None
+        session = self._session
+        self._loss = None
+        if session is None or session.closed:
+            return
+        if observer is not None:
+            with session.contain("the end of the observer"):
+                step, epoch = (trainer.global_step, trainer.current_epoch) if trainer else (0, 0)
+                observer.close(step, epoch, completed=status == "completed")
+        if trainer is None or _active(trainer)[:1] == [self]:
+            session.close(status)
+
+    def _raise_if_strict(self) -> None:
+        if self._level is None or self._session is None:
+            return
+        level = self._level
+        bad = [f for f in self.findings if f.severity >= level]
+        if bad:
+            lines = [f"{f.severity}: {f.name} at {f.where}: {f.message} Fix: {f.fix}" for f in bad]
+            raise TrainingBugError("\n".join([f"{len(bad)} findings in strict mode:", *lines]))
+
+
+class DebugSuite(Section):
+    """Watches a training run and says in plain words what is wrong, where, and what to type.
+
+    Add it to the Trainer: ``Trainer(callbacks=[DebugSuite(debug=True)])``. All sections in one
+    callback, behind one flag; the arguments are those of :class:`Section`.
+    """
+
+
+class InitialLoss(Section):
+    """Is the first loss at chance, and are the initial weights sane?"""
+
+    names = ("initial-loss", "symmetric-init", "weight-init-scale")
+
+
+class GradientNorms(Section):
+    """Do gradients reach every layer, at a sensible size?"""
+
+    names = (
+        "vanishing-gradient",
+        "exploding-gradient",
+        "zero-gradient",
+        "no-gradient",
+        "non-finite-gradient",
+    )
+
+
+class ActivationStats(Section):
+    """Are units alive, different for different samples, and finite?"""
+
+    names = (
+        "dead-relu",
+        "saturated-activation",
+        "activation-collapse",
+        "activation-scale",
+        "non-finite-activation",
+        "non-finite-loss",
+    )
+
+
+class UpdateRatios(Section):
+    """Does the optimizer change every weight, by about a thousandth of its size?"""
+
+    names = ("update-too-large", "update-too-small", "weights-not-updated", "parameter-not-optimized")
+
+
+class LayerOrder(Section):
+    """Are batch norm and dropout executed in a sound order?"""
+
+    names = ("dropout-before-batch-norm",)
+
+
+def _active(trainer: pl.Trainer) -> list[Section]:
+    """Return the sections that are on; the script's own win over the environment's."""
+    found = [cb for cb in trainer.callbacks if isinstance(cb, Section)]
+    own = [section for section in found if not section.from_environment]
+    return [section for section in (own or found) if section.debug]
+
+
+def _checks(sections: Sequence[Section]) -> list[Check]:
+    chosen: dict[str, Check] = {}
+    for section in sections:
+        for check in section.checks:
+            if check.name() not in chosen or check.name() in section._own:
+                chosen[check.name()] = check
+    return list(chosen.values())
+
+
+def _sinks(sections: Sequence[Section]) -> list[Sink]:
+    given = [section._sinks for section in sections if section._sinks is not None]
+    if not given:
+        return [Console(), Loggers(), RunFolder()]
+    return list(dict.fromkeys(sink for sinks in given for sink in sinks))
+
+
+def _level(strict: Strict) -> Severity | None:
+    if strict is False:
+        return None
+    return Severity.WARNING if strict == "warning" else Severity.ERROR
+
+
+def _updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> bool:
+    """Tell whether the optimizer is expected to step in this batch."""
+    if not module.automatic_optimization:
+        return True
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def _log_dir(trainer: pl.Trainer) -> Path:
+    folder = trainer.log_dir
+    return Path(folder if isinstance(folder, (str, Path)) else trainer.default_root_dir)
+
+
+def _dry(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _settings(trainer: pl.Trainer) -> dict[str, Any]:
+    return {
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "precision": str(trainer.precision),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "strategy": type(trainer.strategy).__name__,
+        "devices": trainer.world_size,
+    }
+
+
+def _writer(trainer: pl.Trainer) -> Callable[[str], None]:
+    """Return a function that prints above the progress bar, whichever kind it is."""
+
+    def write(text: str) -> None:
+        live = getattr(trainer.progress_bar_callback, "progress", None)
+        if live is not None and hasattr(live, "console"):
+            live.console.print(Text.from_ansi(text))
+        else:
+            tqdm.write(text)
+
+    return write

@@ -1,0 +1,124 @@
+"""Sees every torch function that the training step calls, and tells the taps that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+
+from lightning_debug.taps.statistics import tensors_in
+from lightning_debug.taps.trace import Origin, Trace
+
+MIXERS = frozenset(
+    """linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    matmul __matmul__ __rmatmul__ mm bmm addmm baddbmm einsum embedding embedding_bag lstm gru
+    rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell scaled_dot_product_attention
+    multi_head_attention_forward""".split()
+)
+CHANNEL_FIRST = frozenset(
+    """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm
+    instance_norm group_norm""".split()
+)
+
+
+class Listener:
+    """Hears of the functions named in ``names``; overrides what it needs."""
+
+    names: frozenset[str] = frozenset()
+
+    def before(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Hear of a call before it runs: in-place functions overwrite their input."""
+
+    def after(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
+        """Hear of a call and its result."""
+
+
+class FunctionTap(TorchFunctionMode):
+    """Follows tensors through the functions of the training step.
+
+    It is on the stack of function modes from the start to the end of the batch, where no user
+    code is in between, and listens only while the forward pass runs.
+
+    Args:
+        trace: Kept up to date with the origin of every tensor.
+        listeners: Told about the functions that they name; a listener without names hears of all.
+        failed: Called with an exception of our own; the tap is deaf from then on.
+    """
+
+    def __init__(
+        self, trace: Trace, listeners: Sequence[Listener], failed: Callable[[Exception], None]
+    ) -> None:
+        super().__init__()
+        self.listening = False
+        self._trace = trace
+        self._failed = failed
+        self._everything = [listener for listener in listeners if not listener.names]
+        self._by_name: dict[str, list[Listener]] = {}
+        for listener in listeners:
+            for name in listener.names:
+                self._by_name.setdefault(name, []).append(listener)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the function, unchanged, and listen."""
+        kwargs = kwargs or {}
+        if not self.listening:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        ears = self._by_name.get(name, ())
+        for listener in ears:
+            with self._contained():
+                listener.before(name, args, kwargs)
+        out = func(*args, **kwargs)
+        if isinstance(out, (Tensor, tuple, list)):
+            with self._contained():
+                self._follow(name, args, kwargs, out)
+                for listener in (*ears, *self._everything):
+                    listener.after(func, args, kwargs, out)
+        return out
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Run our own functions unheard."""
+        before, self.listening = self.listening, False
+        try:
+            yield
+        finally:
+            self.listening = before
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.listening = False
+            self._failed(error)
+
+    def _follow(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
+        inputs = list(tensors_in((args, kwargs)))
+        weights = [t for t in inputs if isinstance(t, Parameter)]
+        self._trace.used.update(map(id, weights))
+        known = self._trace.known(inputs)
+        if name in MIXERS or (name not in CHANNEL_FIRST and any(w.ndim > 1 for w in weights)):
+            origin = Origin(self._trace.place, 1 if name in CHANNEL_FIRST else -1)
+        elif known:
+            pending = {position for o in known for position in o.pending}
+            axis = 1 if name in CHANNEL_FIRST else known[0].axis
+            origin = Origin(known[0].place, axis, tuple(sorted(pending)))
+        else:
+            return
+        for tensor in tensors_in(out, depth=1):
+            self._trace.note(tensor, origin)

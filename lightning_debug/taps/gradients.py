@@ -1,0 +1,159 @@
+"""The gradients that an optimizer is about to use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from lightning_debug.observation import Gradients, ParameterGradient
+from lightning_debug.taps.statistics import (
+    PARAMETER_SAMPLE,
+    dense,
+    foreach_norm,
+    sample,
+)
+from lightning_debug.taps.trace import Trace
+from lightning_debug.taps.transfer import Entry, Ledger
+from lightning_debug.taps.wiring import Wiring, spread_of_units
+
+
+@dataclass
+class _Numbers:
+    """One parameter: entries on their way to the host, and what the host knows already."""
+
+    shape: tuple[int, ...]
+    weight: Entry
+    weight_size: int
+    present: bool = False
+    ever: bool = False
+    size: int = 1
+    norm: Entry = field(default_factory=lambda: Entry(0.0))
+    largest: Entry = field(default_factory=lambda: Entry(0.0))
+    nonzero: Entry = field(default_factory=lambda: Entry(1.0))
+    apart: tuple[Entry, ...] = ()
+
+
+@dataclass
+class GradientDraft:
+    """The gradients of one optimizer at one look, on their way to the host."""
+
+    optimizer: str
+    numbers: dict[str, _Numbers]
+    orphans: dict[str, Entry]
+
+    def finite(self) -> bool:
+        """Tell whether every gradient is finite."""
+        return all(math.isfinite(n.largest.value) for n in self.numbers.values())
+
+    def observation(
+        self,
+        step: int,
+        epoch: int,
+        *,
+        ran: Mapping[str, int],
+        used: set[str],
+        routed: set[str],
+        still: set[str],
+        loss: float,
+        stepped: bool,
+    ) -> Gradients:
+        """Return the numbers that have arrived.
+
+        Args:
+            ran: Position of the first run of each module, by path.
+            used: Names of parameters that were handed to a function.
+            routed: Paths of modules that stood idle while a sibling ran.
+            still: Names of orphans that nobody has changed since the last look.
+            loss: The loss that the gradients belong to.
+            stepped: Whether the optimizer used them.
+        """
+
+        def one(name: str, n: _Numbers) -> ParameterGradient:
+            owner = name.rpartition(".")[0]
+            share = max(n.nonzero.value, 1.0 / n.size)
+            return ParameterGradient(
+                present=n.present,
+                norm=n.norm.value,
+                largest=n.largest.value,
+                rms=n.norm.value / math.sqrt(n.size * share),
+                weight_rms=n.weight.value / math.sqrt(n.weight_size),
+                finite=math.isfinite(n.largest.value),
+                weight_finite=math.isfinite(n.weight.value),
+                dims=len(n.shape),
+                order=ran.get(owner, -1),
+                executed=not ran or owner in ran or name in used,
+                routed=any(owner == path or owner.startswith(path + ".") for path in routed),
+                ever=n.ever,
+                unit_spread=n.apart[0].value if n.apart else math.nan,
+                gradient_spread=n.apart[1].value if n.apart else math.nan,
+            )
+
+        return Gradients(
+            step=step,
+            epoch=epoch,
+            optimizer=self.optimizer,
+            parameters={name: one(name, n) for name, n in self.numbers.items()},
+            orphans=tuple(k for k, e in self.orphans.items() if e.value > 0 and k in still),
+            loss=loss,
+            stepped=stepped,
+        )
+
+
+class GradientTap:
+    """Measures the gradients of an optimizer's parameters, fused over all of them."""
+
+    def __init__(self, wiring: Wiring, symmetric: set[str]) -> None:
+        self._wiring = wiring
+        self._symmetric = symmetric
+        self._seen: set[str] = set()
+
+    def measure(self, optimizer: Optimizer, ledger: Ledger) -> GradientDraft:
+        """Note the numbers of all gradients that an optimizer is about to use."""
+        held = {n: p for n, p in self._wiring.held_by(optimizer).items() if p.requires_grad}
+        with torch.no_grad():
+            return GradientDraft(
+                self._wiring.label(optimizer),
+                self._numbers(held, optimizer, ledger),
+                self._orphans(ledger),
+            )
+
+    def _numbers(
+        self, held: Mapping[str, Parameter], optimizer: Optimizer, ledger: Ledger
+    ) -> dict[str, _Numbers]:
+        weights = {n: v for n, p in held.items() if (v := dense(p)) is not None}
+        weight_norms = foreach_norm(list(weights.values()))
+        numbers = {
+            name: _Numbers(tuple(held[name].shape), ledger.note(size), weights[name].numel())
+            for name, size in zip(weights, weight_norms, strict=True)
+        }
+        for name, n in numbers.items():
+            n.present = held[name].grad is not None
+            n.ever = name in self._seen or bool(optimizer.state.get(held[name]))
+        values = {n: v for n in numbers if (v := dense(held[n].grad)) is not None}
+        self._seen.update(values)
+        flat = list(values.values())
+        for name, size, top in zip(
+            values, foreach_norm(flat), foreach_norm(flat, math.inf), strict=True
+        ):
+            n, gradient = numbers[name], values[name]
+            n.size = gradient.numel()
+            n.norm, n.largest = ledger.note(size), ledger.note(top)
+            if gradient.ndim > 1 or held[name].grad is not gradient:
+                few = sample(gradient, PARAMETER_SAMPLE)
+                n.nonzero = ledger.note((few != 0).to(torch.float32).mean())
+            if name in self._symmetric and gradient.shape == weights[name].shape:
+                n.apart = tuple(
+                    ledger.note(spread_of_units(v)) for v in (weights[name], gradient)
+                )
+        return numbers
+
+    def _orphans(self, ledger: Ledger) -> dict[str, Entry]:
+        orphans = self._wiring.orphans()
+        values = {n: v for n, p in orphans.items() if (v := dense(p.grad)) is not None}
+        norms = foreach_norm(list(values.values()), math.inf)
+        return dict(zip(values, ledger.note_all(norms), strict=True))

@@ -1,0 +1,193 @@
+"""Dead and saturated units: what goes into rectifiers and comes out of squashing functions."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_debug.observation import NonlinearCall
+from lightning_debug.taps.functions import MIXERS, Listener
+from lightning_debug.taps.statistics import ACTIVATION_SAMPLE, dense, sample, tensors_in, wide
+from lightning_debug.taps.trace import Origin, Trace
+from lightning_debug.taps.transfer import Entry, Ledger
+
+RECTIFIERS = frozenset(
+    "relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clamp_min clamp_min_ _threshold".split()
+)
+SQUASHERS = frozenset("sigmoid sigmoid_ tanh tanh_".split())
+PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ multiply addcmul lerp".split())
+PINNED = 0.99
+WINDOW = 8
+
+
+@dataclass
+class _Call:
+    name: str
+    kind: str
+    path: str
+    place: str
+    source: str
+    trained: bool = True
+    consumed: bool = False
+    gate: bool = False
+    dead_share: Entry = field(default_factory=lambda: Entry(0.0))
+    dead_margin: Entry = field(default_factory=lambda: Entry(0.0))
+    saturated: Entry = field(default_factory=lambda: Entry(0.0))
+    looks: int = 0
+    samples: int = 0
+
+
+@dataclass
+class _Window:
+    """How long each unit of one rectifier has been silent, in looks."""
+
+    silent: Tensor
+    samples: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+
+class NonlinearTap(Listener):
+    """Measures rectifiers before they run and squashing functions after.
+
+    A unit is dead at a look if its largest pre-activation over the whole batch is not above zero.
+    Counts of silent looks stay on the device; only shares come to the host.
+    """
+
+    names = RECTIFIERS | SQUASHERS | PRODUCTS | MIXERS
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._ledger = Ledger()
+        self._calls: list[_Call] = []
+        self._windows: dict[tuple[str, int], _Window] = {}
+
+    def begin(self, ledger: Ledger) -> None:
+        """Start a look."""
+        self._ledger = ledger
+        self._calls = []
+
+    def before(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Look at what goes into a rectifier."""
+        if name in RECTIFIERS and _cuts_at_zero(name, args, kwargs):
+            values = dense(args[0])
+            if values is not None and values.ndim > 1:
+                origin = self._trace.origin(args[0])
+                axis = 1 if values.ndim > 3 or (origin and origin.axis == 1) else -1
+                call = self._note(name.strip("_"), "relu", args[0])
+                self._measure_dead(call, values, axis % values.ndim)
+
+    def after(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
+        """Look at what comes out of a squashing function, and at who uses it."""
+        name = getattr(func, "__name__", "")
+        if not isinstance(out, Tensor):
+            pass
+        elif name in SQUASHERS:
+            values = dense(out)
+            if values is not None:
+                call = self._note(name.strip("_"), name.strip("_"), args[0])
+                picked = sample(values, ACTIVATION_SAMPLE).abs()
+                pinned = picked > PINNED
+                if call.kind == "sigmoid":
+                    pinned = pinned | (picked < 1 - PINNED)
+                call.saturated = self._ledger.note(pinned.to(wide(values)).mean())
+                call.trained = out.requires_grad
+                self._mark(out)
+        elif name in RECTIFIERS:
+            last = self._calls[-1] if self._calls else None
+            if last and last.kind == "relu" and last.name == name.strip("_"):
+                last.trained = out.requires_grad
+                self._mark(out)
+        elif name in PRODUCTS:
+            self._note_gates([t for t in args[:3] if isinstance(t, Tensor) and t.ndim > 0])
+        if name in MIXERS:
+            for origin in self._trace.known(tensors_in((args, kwargs))):
+                for position in origin.pending:
+                    self._calls[position].consumed = True
+
+    def observations(self) -> tuple[NonlinearCall, ...]:
+        """Return the calls of this look, named so that no two share a place."""
+        paths = Counter(call.place for call in self._calls)
+        taken: Counter[str] = Counter()
+        result = []
+        for call in self._calls:
+            place = call.place
+            if paths[place] > 1 and call.source and call.path == place:
+                place = f"{call.source} > {place}"
+            taken[place] += 1
+            if taken[place] > 1:
+                place = f"{place} #{taken[place]}"
+            result.append(
+                NonlinearCall(
+                    place=place,
+                    kind=call.kind,
+                    trained=call.trained,
+                    head=not call.consumed,
+                    gate=call.gate,
+                    dead_share=call.dead_share.value,
+                    dead_margin=call.dead_margin.value,
+                    dead_looks=call.looks,
+                    dead_samples=call.samples,
+                    saturated_share=call.saturated.value,
+                )
+            )
+        return tuple(result)
+
+    def _note(self, name: str, kind: str, source: Tensor) -> _Call:
+        origin = self._trace.origin(source)
+        frame = self._trace.frames[-1] if self._trace.frames else None
+        made_by = origin.place if origin else ""
+        if frame and frame.path and not any(True for _ in frame.module.parameters()):
+            path = place = frame.path
+        else:
+            path, place = "", f"{made_by or self._trace.place or 'model'} > {name}"
+        call = _Call(name, kind, path, place, made_by)
+        self._calls.append(call)
+        return call
+
+    def _mark(self, out: Tensor) -> None:
+        """Mark the output of the last call, so that it is known who uses it."""
+        origin = self._trace.origin(out) or Origin(self._trace.place)
+        pending = (*origin.pending, len(self._calls) - 1)
+        self._trace.note(out, Origin(origin.place, origin.axis, pending))
+
+    def _note_gates(self, factors: list[Tensor]) -> None:
+        if len(factors) > 1:
+            for origin in self._trace.known(factors):
+                for position in origin.pending:
+                    self._calls[position].gate |= self._calls[position].kind != "relu"
+
+    def _measure_dead(self, call: _Call, values: Tensor, axis: int) -> None:
+        highest = values.amax(dim=[dim for dim in range(values.ndim) if dim != axis])
+        key = call.place, sum(1 for other in self._calls if other.place == call.place)
+        window = self._windows.get(key)
+        if window is None or window.silent.shape != highest.shape:
+            window = self._windows[key] = _Window(torch.zeros_like(highest))
+        dead = highest <= 0
+        window.silent = torch.where(dead, window.silent + 1, 0.0)
+        window.samples.append(values.numel() // highest.numel())
+        call.looks, call.samples = len(window.samples), sum(window.samples)
+        silent = window.silent >= call.looks
+        call.dead_share = self._ledger.note(silent.to(torch.float32).mean())
+        few = [slice(None, None, 1 if d == axis else -(-n // 8)) for d, n in enumerate(values.shape)]
+        rows = values[tuple(few)].movedim(axis, -1).flatten(0, -2).to(torch.float32)
+        deviation = rows.std(dim=0, correction=0)
+        margin = -highest.to(torch.float32) / deviation.clamp_min(1e-12)
+        nothing = torch.full_like(margin, float("nan"))
+        call.dead_margin = self._ledger.note(torch.where(silent, margin, nothing).nanmedian())
+
+
+def _cuts_at_zero(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a rectifier gives exactly 0 for all negative inputs."""
+    if not args or not isinstance(args[0], Tensor):
+        return False
+    if name.startswith("relu"):
+        return True
+    keywords = {"hardtanh": "min_val", "_threshold": "threshold"}
+    low = args[1] if len(args) > 1 else kwargs.get(keywords.get(name.strip("_"), "min"))
+    return not isinstance(low, Tensor) and low == 0

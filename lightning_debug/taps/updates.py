@@ -1,0 +1,158 @@
+"""What an optimizer step did to the weights: their true change, not lr times gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from lightning_debug.observation import ParameterUpdate, Updates
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
+from lightning_debug.taps.transfer import Entry, Ledger
+from lightning_debug.taps.wiring import Wiring
+
+MOST_SAMPLED = 1_000_000
+
+
+@dataclass
+class _Numbers:
+    update: Entry
+    weight: Entry
+    size: int
+    changed: Entry
+    driven: Entry | None
+    moved: Entry | None
+    lr: float
+    group: int
+    fan_in: int
+    trainable: bool
+
+
+@dataclass
+class UpdateDraft:
+    """The updates of one optimizer at one look, on their way to the host."""
+
+    optimizer: str
+    scheduled: bool
+    numbers: dict[str, _Numbers]
+
+    def observation(self, step: int, epoch: int) -> Updates:
+        """Return the numbers that have arrived."""
+
+        def one(n: _Numbers) -> ParameterUpdate:
+            return ParameterUpdate(
+                update_rms=n.update.value / math.sqrt(n.size),
+                weight_rms=n.weight.value / math.sqrt(n.size),
+                changed=round(n.changed.value),
+                driven=round(n.driven.value) if n.driven else 0,
+                moved=None if n.moved is None else n.moved.value != 0.0,
+                lr=n.lr,
+                scheduled=self.scheduled,
+                group=n.group,
+                fan_in=n.fan_in,
+                trainable=n.trainable,
+            )
+
+        return Updates(
+            step=step,
+            epoch=epoch,
+            optimizer=self.optimizer,
+            parameters={name: one(n) for name, n in self.numbers.items()},
+        )
+
+
+class UpdateTap:
+    """Compares strided samples of the weights before and after an optimizer step.
+
+    Keeps one sample of each parameter from look to look, at most a million elements in all.
+    """
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._now: dict[str, Tensor] = {}
+        self._orphans: dict[str, Tensor] = {}
+        self._stepped: dict[str, Tensor] = {}
+
+    def before(self, optimizer: Optimizer) -> None:
+        """Sample the weights that an optimizer is about to change."""
+        self._now.update(self._samples(self._wiring.held_by(optimizer)))
+
+    def still(self, ledger: Ledger) -> dict[str, Entry]:
+        """Note by how much parameters that no optimizer holds differ from the last look."""
+        now = self._samples(self._wiring.orphans())
+        moved = {
+            name: ledger.note(_distance(values, self._orphans[name]))
+            for name, values in now.items()
+            if _alike(values, self._orphans.get(name))
+        }
+        self._orphans = now
+        return moved
+
+    def measure(self, optimizer: Optimizer, ledger: Ledger) -> UpdateDraft:
+        """Note what a step of an optimizer has just done."""
+        held = self._wiring.held_by(optimizer)
+        with torch.no_grad():
+            after = {n: v for n, p in held.items() if (v := self._sample(p)) is not None}
+            before = {n: self._now[n] for n, v in after.items() if _alike(v, self._now.get(n))}
+            deltas = [after[name] - values for name, values in before.items()]
+            sizes = foreach_norm(deltas)
+            weights = foreach_norm(list(before.values()))
+            numbers = {}
+            for i, (name, values) in enumerate(before.items()):
+                parameter, last = held[name], self._stepped.get(name)
+                group = self._wiring.group_of(parameter)
+                lr = optimizer.param_groups[group].get("lr", math.nan)
+                numbers[name] = _Numbers(
+                    update=ledger.note(sizes[i]),
+                    weight=ledger.note(weights[i]),
+                    size=values.numel(),
+                    changed=ledger.note((deltas[i] != 0).to(torch.float32).sum()),
+                    driven=self._driven(parameter, ledger),
+                    moved=ledger.note(_distance(values, last))
+                    if last is not None and _alike(values, last)
+                    else None,
+                    lr=math.nan if isinstance(lr, Tensor) else float(lr),
+                    group=group,
+                    fan_in=parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 0,
+                    trainable=parameter.requires_grad,
+                )
+                self._stepped[name] = values
+                # A later step in the same batch starts from here.
+                self._now[name] = after[name].clone()
+        label = self._wiring.label(optimizer)
+        return UpdateDraft(label, self._wiring.is_scheduled(optimizer), numbers)
+
+    def _driven(self, parameter: Parameter, ledger: Ledger) -> Entry | None:
+        gradient = parameter.grad
+        if gradient is None or gradient.layout is not torch.strided:
+            return None
+        few = self._sample(gradient)
+        return None if few is None else ledger.note((few != 0).to(torch.float32).sum())
+
+    def _samples(self, parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {
+                name: values.clone()
+                for name, parameter in parameters.items()
+                if (values := self._sample(parameter)) is not None
+            }
+
+    def _sample(self, tensor: Tensor) -> Tensor | None:
+        values = dense(tensor)
+        if values is None:
+            return None
+        size = min(PARAMETER_SAMPLE, max(16, MOST_SAMPLED // max(1, len(self._wiring.parameters))))
+        return sample(values, size)
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape == other.shape
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).abs().amax()

@@ -1,0 +1,174 @@
+"""Who owns which parameter, and which optimizer trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+
+from lightning_debug.observation import ParameterStart
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample
+from lightning_debug.taps.trace import Trace
+from lightning_debug.taps.transfer import Entry, Ledger
+
+
+ROUNDING = 1e-6
+
+
+class Wiring:
+    """The parameters of a model and the optimizers that hold them.
+
+    Args:
+        model: Asked for its parameters and modules, never changed.
+        optimizers: Those that the trainer knows; others announce themselves when they step.
+        scheduled: Those whose learning rate a scheduler drives.
+    """
+
+    def __init__(
+        self, model: Module, optimizers: Sequence[Optimizer], scheduled: Iterable[Optimizer] = ()
+    ) -> None:
+        self._model = model
+        self._optimizers = list(optimizers)
+        self._scheduled = {id(optimizer) for optimizer in scheduled}
+        self.parameters: dict[str, Parameter] = {}
+        self._holders: dict[int, tuple[Optimizer, int]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read modules and parameter groups anew; they may change between two looks."""
+        self.parameters = dict(self._model.named_parameters())
+        # Of wrappers that share their groups (SAM, Lookahead) the one that was known first wins.
+        self._holders = {
+            id(parameter): (optimizer, index)
+            for optimizer in reversed(self._optimizers)
+            for index, group in enumerate(optimizer.param_groups)
+            for parameter in group["params"]
+        }
+
+    def paths(self) -> dict[int, str]:
+        """Return the path of each module by identity; the model itself has an empty one."""
+        return {id(module): path for path, module in self._model.named_modules()}
+
+    def add(self, optimizer: Optimizer) -> bool:
+        """Take in an optimizer that the trainer does not know; tell if it trains our parameters."""
+        if any(known is optimizer for known in self._optimizers):
+            return True
+        ours = {id(parameter) for parameter in self.parameters.values()}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not (held & ours) - self._holders.keys():
+            return False
+        self._optimizers.append(optimizer)
+        self.refresh()
+        return True
+
+    def label(self, optimizer: Optimizer) -> str:
+        """Return ``"AdamW"``, or ``"AdamW 1"`` where there are several optimizers."""
+        name = type(optimizer).__name__
+        if len(self._optimizers) == 1:
+            return name
+        index = next((i for i, o in enumerate(self._optimizers) if o is optimizer), 0)
+        return f"{name} {index}"
+
+    def is_scheduled(self, optimizer: Optimizer) -> bool:
+        """Tell whether a scheduler drives the learning rate."""
+        return id(optimizer) in self._scheduled
+
+    def held_by(self, optimizer: Optimizer) -> dict[str, Parameter]:
+        """Return the parameters of the model that an optimizer holds."""
+        return {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if (holder := self._holders.get(id(parameter))) and holder[0] is optimizer
+        }
+
+    def group_of(self, parameter: Parameter) -> int:
+        """Return the index of the parameter group that holds a parameter; -1 for none."""
+        holder = self._holders.get(id(parameter))
+        return holder[1] if holder else -1
+
+    def orphans(self) -> dict[str, Parameter]:
+        """Return the trainable parameters that no optimizer holds."""
+        return {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if parameter.requires_grad and id(parameter) not in self._holders
+        }
+
+    def routed(self, trace: Trace) -> set[str]:
+        """Return the paths of modules that did not run while a sibling did.
+
+        Siblings are members of a container, a module without a forward of its own: experts,
+        heads by task, layers that are skipped at random.
+        """
+        containers = {
+            path: [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+            for path, module in self._model.named_modules()
+            if type(module).forward is Module.forward
+        }
+        idle: set[str] = set()
+        for members in containers.values():
+            ran = [m for m in members if any(_inside(p, m) for p in trace.ran)]
+            if ran:
+                idle.update(m for m in members if m not in ran)
+        return idle
+
+    def start(self, ledger: Ledger) -> Mapping[str, _Start]:
+        """Measure the parameters before the first step."""
+        return {
+            name: _Start(parameter, self._name_holder(parameter), ledger)
+            for name, parameter in self.parameters.items()
+        }
+
+    def _name_holder(self, parameter: Parameter) -> str:
+        holder = self._holders.get(id(parameter))
+        return self.label(holder[0]) if holder else ""
+
+
+class _Start:
+    """The numbers of one parameter on their way to the host."""
+
+    def __init__(self, parameter: Parameter, optimizer: str, ledger: Ledger) -> None:
+        self._shape = tuple(parameter.shape)
+        self._trainable = parameter.requires_grad
+        self._optimizer = optimizer
+        self._norm, self._largest, self._apart = Entry(1.0), Entry(1.0), Entry(1.0)
+        values = dense(parameter)
+        self._size = 1
+        if values is not None:
+            few = sample(values, PARAMETER_SAMPLE)
+            self._size = few.numel()
+            self._norm = ledger.note(norm(few))
+            self._largest = ledger.note(values.abs().amax())
+            if values.ndim > 1 and values.shape[0] > 1:
+                self._apart = ledger.note(spread_of_units(values))
+
+    def observation(self, name: str) -> ParameterStart:
+        """Return the numbers that have arrived."""
+        fan_in = 0
+        if len(self._shape) > 1 and self._shape[0]:
+            fan_in = int(torch.Size(self._shape).numel() / self._shape[0])
+        return ParameterStart(
+            shape=self._shape,
+            module=name.rpartition(".")[0],
+            trainable=self._trainable,
+            optimizer=self._optimizer,
+            rms=self._norm.value / self._size**0.5,
+            largest=self._largest.value,
+            fan_in=fan_in,
+            identical_units=self._apart.value <= ROUNDING,
+        )
+
+
+def spread_of_units(values: Tensor) -> Tensor:
+    """Return how much units (rows) differ from their mean, relative to their norm; 0 for zeros."""
+    rows = values.flatten(1)
+    apart = norm(rows - rows.mean(dim=0))
+    return apart / norm(rows).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _inside(path: str, parent: str) -> bool:
+    return path == parent or path.startswith(parent + ".")
+
