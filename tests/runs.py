@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -85,6 +85,21 @@ class Program(pl.LightningModule):
         return self.optimizer(self.parameters())
 
 
+def quiet_trainer(**settings: Any) -> pl.Trainer:
+    """Return a trainer that says and writes nothing of its own."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    quiet = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tempfile.gettempdir(),
+    }
+    return pl.Trainer(**(quiet | settings))
+
+
 def fit(
     module: Callable[[], pl.LightningModule],
     data: Any,
@@ -93,25 +108,15 @@ def fit(
     epochs: int = 2,
     callbacks: tuple[pl.Callback, ...] = (),
     seed: int = 0,
+    resume: str | Path | None = None,
     **trainer: Any,
 ) -> DebugSuite:
     """Build a module from a seed, train it with the whole suite on, and return the suite."""
     pl.seed_everything(seed, verbose=False)
     model = module()
     suite = suite or DebugSuite(debug=True, sinks=[])
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as root, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        settings = {
-            "max_epochs": epochs,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": root,
-        }
-        pl.Trainer(**(settings | trainer), callbacks=[suite, *callbacks]).fit(model, data)
+    run = quiet_trainer(max_epochs=epochs, callbacks=[suite, *callbacks], **trainer)
+    run.fit(model, data, ckpt_path=resume)
     assert not suite.failures, suite.failures
     return suite
 

@@ -80,20 +80,15 @@ def report(
     """Return the end of a run: its findings, worst first, and where the numbers are."""
     alarming = any(finding.severity > Severity.INFO for finding in findings)
     return Group(
-        *([_table(findings, status)] if alarming else _all_quiet(findings, status)),
+        *(_all_told(findings, status) if alarming else _all_quiet(findings, status)),
         *_footer(failures or {}, folder),
     )
 
 
-def _table(findings: Sequence[Finding], status: str) -> Table:
-    table = Table(
-        title=Text(f"lightning_debug: {_count(findings)}{_ending(status)}", style="bold"),
-        title_justify="left",
-        box=box.ROUNDED,
-        border_style="dim",
-        show_header=False,
-        show_lines=True,
-    )
+def _all_told(findings: Sequence[Finding], status: str) -> Iterator[RenderableType]:
+    # Not the title of the table, which would be wrapped to the width of a narrow one.
+    yield Text(f"lightning_debug: {_count(findings)}{_ending(status)}", style="bold")
+    table = Table(box=box.ROUNDED, border_style="dim", show_header=False, show_lines=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
     names = {finding.name for finding in findings}
@@ -105,7 +100,7 @@ def _table(findings: Sequence[Finding], status: str) -> Table:
             Padding(lines, (0, 0, 0, 2 * explained)),
             style="dim" if explained or finding.severity is Severity.INFO else "",
         )
-    return table
+    yield table
 
 
 def _all_quiet(findings: Sequence[Finding], status: str) -> Iterator[Text]:
@@ -130,14 +125,15 @@ def _details(finding: Finding) -> Iterator[Text]:
 
 
 def _count(findings: Sequence[Finding]) -> str:
-    """Return how many there are of each kind: ``"1 error, 2 warnings, 3 explained by these"``."""
-    words = Counter("symptom" if f.caused_by else str(f.severity) for f in findings)
-    shown = [
-        f"{words[word]} {word}{'s' * (words[word] > 1)}"
-        for word in ("error", "warning", "symptom")
-        if words[word]
+    """Return how many there are: ``"2 errors, 1 warning; 1 of them explained by another"``."""
+    severities = Counter(finding.severity for finding in findings)
+    parts = [
+        f"{number} {severity}" + "s" * (number > 1 and severity > Severity.INFO)
+        for severity in reversed(Severity)
+        if (number := severities[severity])
     ]
-    return ", ".join([*shown, f"{words['info']} info"] if words["info"] else shown)
+    explained = sum(bool(finding.caused_by) for finding in findings)
+    return ", ".join(parts) + (f"; {explained} of them explained by another" if explained else "")
 
 
 def _ending(status: str) -> str:

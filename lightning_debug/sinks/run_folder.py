@@ -74,7 +74,7 @@ class RunFolder(Sink):
         for finding in findings:
             if self._written.get(finding.name) != finding:
                 self.finding(finding, new=False)
-        counts = Counter(str(f.severity) for f in findings if not f.caused_by)
+        counts = Counter(str(finding.severity) for finding in findings)
         end = {"ended": _now(), "failures": dict(failures), "counts": dict(counts)}
         _replace(self._folder / RUN, {"status": status, **self._head, **end})
 

@@ -85,10 +85,11 @@ def spread(tensor: Tensor) -> Tensor | None:
 
 
 def foreach_norm(tensors: Sequence[Tensor], order: float = 2.0) -> list[Tensor]:
-    """Return the norm of each tensor in float32, fused where they are alike."""
+    """Return the norm of each tensor in float32 or wider, fused where they are alike."""
     if not tensors:
         return []
-    return list(torch._foreach_norm(list(tensors), order, dtype=torch.float32))
+    widest = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
+    return list(torch._foreach_norm(list(tensors), order, dtype=widest))
 
 
 def tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:

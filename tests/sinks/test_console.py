@@ -82,7 +82,7 @@ def test_the_table_shows_a_symptom_indented_below_its_cause():
     cause = finding(name="symmetric-init", severity=Severity.ERROR, where="head", step=0)
     text = Screen().close(cause, finding(caused_by="symmetric-init"))
     lines = [line.strip("│ \n") for line in text.splitlines()]
-    assert "lightning_debug: 1 error, 1 symptom" in lines
+    assert "lightning_debug: 1 error, 1 warning; 1 of them explained by another" in lines
     below = lines[lines.index("error   │ symmetric-init at head, step 0") :]
     assert "warning │   dead-relu at encoder.0, step 12" in below
     assert "│   explained by symmetric-init; fix that first" in text

@@ -52,7 +52,7 @@ class TestWriting:
         run = json.loads((folder / "run.json").read_text())
         assert run["status"] == "KeyboardInterrupt"
         assert run["failures"] == {"tap": "E: e"}
-        assert run["counts"] == {"warning": 1}
+        assert run["counts"] == {"warning": 2}
         assert run["started"] <= run["ended"]
 
     def test_nothing_else_is_left_in_the_folder(self, sink, folder):

@@ -1,0 +1,216 @@
+"""The callbacks as a user meets them: the flag, the arguments, the errors, both namespaces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from lightning_debug import DebugSuite, GradientNorms, TrainingBugError, UpdateRatios
+from lightning_debug.checks.connections.dead_relu import DeadRelu
+from lightning_debug.sinks.memory import Memory
+from tests.runs import Program, digits, fit, names, quiet_trainer
+
+
+def dead() -> Program:
+    program = Program(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
+    nn.init.constant_(program.net[0].bias, -50.0)
+    return program
+
+
+def halved() -> Program:
+    """Half of the hidden units are dead: fewer than the default share."""
+    program = Program(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
+    with torch.no_grad():
+        program.net[0].bias[:19] = -50.0
+    return program
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"ignore": ["dead-rellu"]}, ValueError, "'dead-rellu'.*Did you mean 'dead-relu'"),
+        ({"select": ["conections"]}, ValueError, "select.*'connections'"),
+        ({"select": "dead-relu"}, TypeError, "list of strings"),
+        ({"every_n_steps": 0}, ValueError, "every_n_steps=0.*at least 1"),
+        ({"every_n_steps": 2.5}, ValueError, "every_n_steps=2.5"),
+        ({"strict": "warnings"}, ValueError, "strict='warnings'"),
+        ({"debug": "False"}, TypeError, "debug='False'"),
+        ({"checks": [DeadRelu]}, TypeError, "not a Check instance"),
+        ({"sinks": ["console"]}, TypeError, "not a Sink"),
+    ],
+)
+def test_wrong_arguments_raise_at_construction(
+    arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        DebugSuite(**arguments)
+
+
+def test_debug_false_measures_nothing() -> None:
+    memory = Memory()
+    suite = fit(dead, digits(), suite=DebugSuite(debug=False, sinks=[memory]))
+    assert suite.findings == []
+    assert memory.scalars == []
+
+
+def test_ignore_takes_names_sections_and_places() -> None:
+    assert "dead-relu" in names(fit(dead, digits()))
+    for pattern in ("dead-relu", "connections", "dead-relu:net.*"):
+        suite = fit(dead, digits(), suite=DebugSuite(ignore=[pattern], sinks=[]))
+        assert "dead-relu" not in names(suite)
+    suite = fit(dead, digits(), suite=DebugSuite(ignore=["dead-relu:encoder.*"], sinks=[]))
+    assert "dead-relu" in names(suite)
+
+
+def test_select_takes_names_and_places() -> None:
+    suite = fit(dead, digits(), suite=DebugSuite(select=["zero-gradient:*.bias"], sinks=[]))
+    assert [f.name for f in suite.findings] == ["zero-gradient"]
+    assert suite.findings[0].places == ("net.0.bias",)
+
+
+def test_a_check_with_thresholds_of_ones_own_replaces_the_default() -> None:
+    assert "dead-relu" not in names(fit(halved, digits()))
+    suite = DebugSuite(checks=[DeadRelu(share=0.5)], sinks=[])
+    assert "dead-relu" in names(fit(halved, digits(), suite=suite))
+
+
+def test_strict_raises_with_the_report() -> None:
+    with pytest.raises(TrainingBugError, match=r"zero-gradient at net\.0\.weight.*Fix: "):
+        fit(dead, digits(), suite=DebugSuite(strict=True, sinks=[]))
+    warns = DebugSuite(strict="warning", select=["dead-relu"], sinks=[])
+    with pytest.raises(TrainingBugError, match=r"dead-relu at net\.1: .*Fix: "):
+        fit(dead, digits(), suite=warns)
+    only_warns = DebugSuite(strict=True, select=["dead-relu"], sinks=[])
+    assert names(fit(dead, digits(), suite=only_warns)) == {"dead-relu"}
+
+
+def test_sections_show_their_own_findings() -> None:
+    gradients, updates = GradientNorms(sinks=[]), UpdateRatios()
+    quiet_trainer(callbacks=[gradients, updates]).fit(dead(), digits())
+    assert [f.name for f in gradients.findings] == ["zero-gradient"]
+    assert updates.findings == []
+
+
+def test_one_suite_for_two_trainers_starts_afresh() -> None:
+    suite = DebugSuite(sinks=[])
+    fit(dead, digits(), suite=suite)
+    assert suite.findings
+    healthy = Program(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
+    fit(lambda: healthy, digits(), suite=suite)
+    assert suite.findings == []
+
+
+def test_fast_dev_run_and_evaluation_alone_write_nothing(tmp_path: Path) -> None:
+    class Validates(Program):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val", self.loss(self(batch[0]), batch[1]))
+
+        test_step = validation_step
+
+        def predict_step(self, batch: Any) -> Any:
+            return self(batch[0])
+
+    suite = DebugSuite()
+    model = Validates(nn.Linear(64, 10))
+    trainer = quiet_trainer(callbacks=[suite], fast_dev_run=True, default_root_dir=tmp_path)
+    trainer.fit(model, digits(), digits())
+    trainer = quiet_trainer(callbacks=[suite], default_root_dir=tmp_path, limit_val_batches=2)
+    trainer.validate(model, digits(), verbose=False)
+    trainer.test(model, digits(), verbose=False)
+    trainer.predict(model, digits())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_folder_lies_in_the_log_dir(tmp_path: Path) -> None:
+    suite = DebugSuite()
+    quiet_trainer(callbacks=[suite], default_root_dir=tmp_path).fit(dead(), digits())
+    files = {path.name for path in (tmp_path / "lightning_debug").iterdir()}
+    assert files >= {"run.json", "findings.jsonl", "stats.jsonl"}
+    assert suite.run_folder == tmp_path / "lightning_debug"
+
+
+SCRIPT = """
+    import sys, torch
+    {imports} as pl
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Model(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        def training_step(self, batch, i):
+            x, y = batch
+            logits = self.head(torch.relu(self.body(x)))
+            return torch.nn.functional.cross_entropy(logits, y)
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.head.parameters())
+
+    torch.manual_seed(0)
+    data = DataLoader(TensorDataset(torch.randn(64, 4), torch.randint(0, 2, (64,))), 8)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=sys.argv[1], {callbacks})
+    trainer.fit(Model(), data)
+"""
+PL = "import pytorch_lightning"
+LIGHTNING = "import lightning.pytorch"
+LIST = "callbacks=[pl.callbacks.Timer()]"
+BARE = "callbacks=pl.callbacks.Timer()"
+OURS = "callbacks=[__import__('lightning_debug').DebugSuite()]"
+OURS_OFF = "callbacks=[__import__('lightning_debug').DebugSuite(debug=False)]"
+
+
+def run_script(tmp_path: Path, imports: str, callbacks: str, **environment: str) -> str:
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(imports=imports, callbacks=callbacks)))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "HOME": str(tmp_path), "COLUMNS": "200", **environment},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("imports", "callbacks"),
+    [
+        pytest.param(PL, "", id="pytorch_lightning, no callbacks"),
+        pytest.param(PL, LIST, id="pytorch_lightning, a list"),
+        pytest.param(PL, BARE, id="pytorch_lightning, one bare callback"),
+        pytest.param(LIGHTNING, "", id="lightning, no callbacks"),
+        pytest.param(LIGHTNING, BARE, id="lightning, one bare callback"),
+        pytest.param(LIGHTNING, OURS, id="lightning, our callback"),
+    ],
+)
+def test_the_environment_switches_it_on(tmp_path: Path, imports: str, callbacks: str) -> None:
+    output = run_script(tmp_path, imports, callbacks, LIGHTNING_DEBUG="1")
+    assert output.count("parameter-not-optimized") >= 1
+    assert (tmp_path / "lightning_debug" / "run.json").exists()
+    assert not (tmp_path / "lightning_debug_1").exists()
+
+
+def test_without_the_variable_nothing_happens(tmp_path: Path) -> None:
+    assert "lightning_debug" not in run_script(tmp_path, PL, "")
+    assert not (tmp_path / "lightning_debug").exists()
+
+
+def test_the_scripts_own_suite_wins_over_the_environment(tmp_path: Path) -> None:
+    assert "not-optimized" not in run_script(tmp_path, PL, OURS_OFF, LIGHTNING_DEBUG="1")
+
+
+def test_a_variable_that_is_neither_on_nor_off_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_DEBUG", "maybe")
+    with pytest.raises(ValueError, match="LIGHTNING_DEBUG='maybe' is neither on"):
+        pl.Trainer(accelerator="cpu", logger=False)
