@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -54,6 +55,7 @@ class Check:
             raise ValueError(f"patience={self.patience!r} must be a whole number of at least 1")
 
     @classmethod
+    @functools.cache  # asked at every look
     def name(cls) -> str:
         """Return the public name: ``DeadRelu`` -> ``"dead-relu"``."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
@@ -61,7 +63,7 @@ class Check:
     @classmethod
     def section(cls) -> str:
         """Return the section of the checklist: the folder that the check lies in."""
-        return cls.__module__.split(".")[-2]
+        return cls.__module__.rpartition(".")[0].rpartition(".")[2] or "own"
 
     @classmethod
     def why(cls) -> str:

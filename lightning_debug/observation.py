@@ -101,6 +101,8 @@ class ModuleCall:
         integer_input: Whether it looks up token ids or categories.
         head: Whether no parametric module runs after it.
         normalized: Whether its output goes straight into a normalisation layer.
+        reads_input: Whether a function in it took its input; a table of tokens or positions only
+            asks for the batch size.
         rms, input_rms: Root mean square of its output and of its float input.
         finite, input_finite: Whether all values are finite; inputs include the parameters.
         spread, input_spread: How much samples differ: standard deviation over the samples of the
@@ -114,6 +116,7 @@ class ModuleCall:
     integer_input: bool = False
     head: bool = False
     normalized: bool = False
+    reads_input: bool = True
     rms: float = float("nan")
     input_rms: float = float("nan")
     finite: bool = True
@@ -132,9 +135,11 @@ class NonlinearCall:
         kind: ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
         head: Whether no parametric module runs after it: an output, not a hidden unit.
         gate: Whether its output multiplies another tensor.
+        compared: Whether its output is held against another tensor, as a prediction is; what goes
+            into a sum at once is a penalty.
         dead_share: Share of units that gave zero for every sample at each look of the window.
-        dead_margin: Median over those units of how far the largest pre-activation of the batch
-            lies below zero, in standard deviations of the unit.
+        dead_margin: How far the largest pre-activation of those units in the window lies below
+            zero, in standard deviations of the unit; lower quartile over the units.
         dead_looks, dead_samples: Size of that window: looks, and values seen of each unit.
         saturated_share: Share of values pinned at a bound of the function.
     """
@@ -144,6 +149,7 @@ class NonlinearCall:
     trained: bool = True
     head: bool = False
     gate: bool = False
+    compared: bool = True
     dead_share: float = 0.0
     dead_margin: float = 0.0
     dead_looks: int = 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +34,7 @@ from lightning_debug.observation import (
     RunStart,
     Updates,
 )
-from lightning_debug.schedule import Schedule
+from lightning_debug.schedule import DEFAULT_EVERY, Schedule
 from lightning_debug.session import Session
 from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropped_norm import DroppedNormTap
@@ -66,6 +69,31 @@ class _Look:
     ran: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     routed: set[str] = field(default_factory=set)
+
+
+class _Clock:
+    """Compares the time of batches with a look to that of batches without one."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._looks: deque[float] = deque(maxlen=5)
+        self._steps: deque[float] = deque(maxlen=15)
+
+    def start(self) -> None:
+        """A batch starts."""
+        self._started = time.perf_counter()
+
+    def stop(self, *, looked: bool) -> None:
+        """A batch ends."""
+        times = self._looks if looked else self._steps
+        times.append(time.perf_counter() - self._started)
+
+    @property
+    def cost(self) -> float:
+        """Return the time that a look adds to a step, in steps; 0 while that is not known."""
+        if not self._looks or not self._steps:
+            return 0.0
+        return max(0.0, median(self._looks) / max(median(self._steps), 1e-9) - 1.0)
 
 
 class Observer:
@@ -119,6 +147,7 @@ class Observer:
         self._kept: deque[tuple[int, Tensor]] = deque(maxlen=LOSSES_KEPT)
         self._look: _Look | None = None
         self._sent: _Look | None = None
+        self._clock = _Clock()
         self._step = 0
         self._looks = 0
         self._fruitless = 0
@@ -160,6 +189,7 @@ class Observer:
             epoch: Epoch, counted from 0.
             updates: Whether an optimizer step is expected in this batch.
         """
+        self._clock.start()
         self._read()
         self._step = step
         first = self._looks == 0
@@ -193,11 +223,11 @@ class Observer:
             return  # a closure is evaluated several times in one step
         self.before_backward()
         if self._contain.works("the tap on gradients"):
-            with self._contain("the tap on gradients"):
+            with self._contain("the tap on gradients"), self._functions.deaf():
                 draft = self._gradients.measure(optimizer, look.ledger)
                 look.gradients.append((optimizer, draft))
         if self._contain.works("the tap on updates") and self._session.wants(Updates):
-            with self._contain("the tap on updates"):
+            with self._contain("the tap on updates"), self._functions.deaf():
                 self._updates.before(optimizer)
 
     def batch_end(self, loss: Tensor | None) -> None:
@@ -206,16 +236,17 @@ class Observer:
             self._kept.append((self._step, loss.detach()))
         look = self._look
         if look is None:
+            self._clock.stop(looked=False)
             return
         self._close()
         if look.stepped:
-            self._schedule.looked(look.step)
+            self._schedule.looked(look.step, self._clock.cost)
             self._fruitless = 0
         else:
             # Manual optimization may accumulate, so look on until a step comes; but not for ever.
             self._fruitless += 1
             if self._fruitless > PATIENT:
-                self._idle = self._schedule.every_n_steps
+                self._idle = self._schedule.every_n_steps or DEFAULT_EVERY
         with self._contain("sending the numbers of a look"):
             look.losses = [(n, look.ledger.note(v.mean())) for n, v in self._kept]
             self._kept.clear()
@@ -223,6 +254,7 @@ class Observer:
             self._sent = look
         if look.ledger.arrived:
             self._read()
+        self._clock.stop(looked=True)
 
     def close(self, step: int, epoch: int, *, completed: bool) -> None:
         """Close the taps, whatever state they are in, and observe what is left."""
@@ -267,7 +299,7 @@ class Observer:
         if works("the tap on modules") and forward:
             self._forward.begin(look.ledger, backward=wants(Backward))
         if works("the tap on functions") and (forward or wants(DataFlow)):
-            self._functions.__enter__()
+            self._functions.__enter__()  # type: ignore[no-untyped-call]  # torch's
             self._mode_on = self._functions.listening = True
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
@@ -276,6 +308,8 @@ class Observer:
         # Compiled code does not run hooks; eager code for one step recompiles nothing.
         if "torch._dynamo" in sys.modules:
             self._stance = torch.compiler.set_stance("force_eager")
+            # Said of global hooks on compiled modules; ours count leaf modules only.
+            warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when")
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # Lightning steps with a closure, and tells us when it has run.
@@ -288,7 +322,7 @@ class Observer:
         look = self._look
         if look is None:
             return
-        with self._contain("the tap on updates"):
+        with self._contain("the tap on updates"), self._functions.deaf():
             if self._wiring.add(optimizer):
                 look.stepped.add(id(optimizer))
                 if self._session.wants(Updates) and self._contain.works("the tap on updates"):
@@ -306,7 +340,7 @@ class Observer:
         self._dropped.end()
         self._functions.listening = False
         if self._mode_on:
-            self._functions.__exit__(None, None, None)
+            self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._mode_on = False
         if self._stance is not None:
             self._stance.__exit__(None, None, None)

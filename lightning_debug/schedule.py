@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEFAULT_EVERY = 50
+
 
 @dataclass
 class Schedule:
@@ -12,15 +14,24 @@ class Schedule:
     Most bugs show at once, and what shows later does not go away between two looks. After the
     dense start the next look is a quarter of the updates made so far away, at most
     ``every_n_steps``.
+
+    Args:
+        every_n_steps: Longest interval, in updates. None: 50, or as long as it takes to stay
+            within the budget, because on a tiny network a look costs as much as many steps.
+        dense: Updates at the start that are all looked at.
+        budget: Share of the time of training that looks may take, if ``every_n_steps`` is None.
     """
 
-    every_n_steps: int = 50
+    every_n_steps: int | None = None
     dense: int = 10
+    budget: float = 0.015
     _next: int = 0
 
     def __post_init__(self) -> None:
         """Refuse an interval that is not a positive whole number."""
         every = self.every_n_steps
+        if every is None:
+            return
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every_n_steps={every!r} must be a whole number of at least 1")
 
@@ -28,7 +39,13 @@ class Schedule:
         """Tell whether to look at the update with this number, counted from 0."""
         return update >= self._next
 
-    def looked(self, update: int) -> None:
-        """Plan the next look after one at ``update``."""
+    def looked(self, update: int, cost: float = 0.0) -> None:
+        """Plan the next look after one at ``update``.
+
+        Args:
+            update: Number of the update, counted from 0.
+            cost: Time that a look adds to a step, over the time of a step.
+        """
+        longest = self.every_n_steps or max(DEFAULT_EVERY, int(cost / self.budget))
         interval = 1 if update + 1 < self.dense else max(1, update // 4)
-        self._next = update + min(interval, self.every_n_steps)
+        self._next = update + min(interval, longest)

@@ -11,9 +11,12 @@ from lightning_debug import scalars
 from lightning_debug.check import BREAKS_ALL, Check, merge
 from lightning_debug.containment import Containment
 from lightning_debug.finding import Finding, Severity, worst_first
-from lightning_debug.observation import Observation, hook
+from lightning_debug.observation import KINDS, Observation, hook
 from lightning_debug.registry import matches
 from lightning_debug.sinks.sink import RunInfo, Sink
+
+
+METHODS = {kind: hook(kind) for kind in KINDS}
 
 
 class Session:
@@ -40,6 +43,9 @@ class Session:
     ) -> None:
         self.contain = contain or Containment()
         self._checks = [copy.deepcopy(check) for check in checks]
+        self._asking: dict[type[Observation], list[Check]] = {
+            kind: [check for check in self._checks if _asks(check, kind)] for kind in KINDS
+        }
         self._sinks = list(sinks)
         self._select = tuple(select)
         self._ignore = tuple(ignore)
@@ -57,7 +63,7 @@ class Session:
 
     def wants(self, kind: type[Observation]) -> bool:
         """Tell whether any working check asks for this kind; if not, do not measure it."""
-        return any(self._asks(check, kind) for check in self._checks)
+        return any(map(self._works, self._asking[kind]))
 
     def start(self, run: RunInfo) -> None:
         """Open the sinks."""
@@ -68,8 +74,8 @@ class Session:
         """Show an observation to the checks, and tell what has become worth telling."""
         with self.contain("scalars"):
             self._scalars.update(scalars.of(obs))
-        for check in self._checks:
-            if self._asks(check, type(obs)):
+        for check in self._asking[type(obs)]:
+            if self._works(check):
                 with self.contain(f"check {check.name()}"):
                     self._judge(check, obs)
 
@@ -88,13 +94,11 @@ class Session:
         for sink in self._sinks:
             self._to(sink, "close", self.findings, status=status, failures=self.contain.failures)
 
-    def _asks(self, check: Check, kind: type[Observation]) -> bool:
-        if not self.contain.works(f"check {check.name()}"):
-            return False
-        return getattr(type(check), hook(kind)) is not getattr(Check, hook(kind))
+    def _works(self, check: Check) -> bool:
+        return self.contain.works(f"check {check.name()}")
 
     def _judge(self, check: Check, obs: Observation) -> None:
-        method = hook(type(obs))
+        method = METHODS[type(obs)]
         seen = {f.where: f for f in getattr(check, method)(obs) if self._admits(check, f)}
         # Each optimizer has its own gradients and updates in one look, so its own streaks.
         key = check.name(), method + getattr(obs, "optimizer", "")
@@ -164,3 +168,8 @@ class Session:
         if self.contain.works(part):
             with self.contain(part):
                 getattr(sink, method)(*args, **kwargs)
+
+
+def _asks(check: Check, kind: type[Observation]) -> bool:
+    """Tell whether a check overrides the method for a kind: its declaration of need."""
+    return getattr(type(check), hook(kind)) is not getattr(Check, hook(kind))

@@ -41,7 +41,8 @@ class Section(pl.Callback):
             (``"connections"``), either with a glob on the place (``"dead-relu:encoder.*"``).
         ignore: Do not look for these; written like ``select``.
         every_n_steps: Longest interval between two looks, in optimizer updates. The first ten
-            updates are all looked at, then intervals grow.
+            updates are all looked at, then intervals grow. None: 50, and longer where looks would
+            take more than 1.5 % of the time.
         strict: Raise :class:`TrainingBugError` for errors (True or ``"error"``) or for
             warnings as well (``"warning"``): at the end of the batch in which one is found, and
             at the end of training. For tests and CI.
@@ -61,7 +62,7 @@ class Section(pl.Callback):
         checks: Sequence[Check] = (),
         select: Sequence[str] = (),
         ignore: Sequence[str] = (),
-        every_n_steps: int = 50,
+        every_n_steps: int | None = None,
         strict: Strict = False,
         sinks: Sequence[Sink] | None = None,
     ) -> None:
@@ -157,7 +158,7 @@ class Section(pl.Callback):
                 pl_module,
                 trainer.optimizers,
                 session,
-                Schedule(min(section.every_n_steps for section in sections)),
+                Schedule(min((s.every_n_steps for s in sections if s.every_n_steps), default=None)),
                 scheduled=[c.scheduler.optimizer for c in trainer.lr_scheduler_configs],
                 resumed=trainer.ckpt_path is not None or trainer.global_step > 0,
             )
@@ -324,7 +325,8 @@ class LayerOrder(Section):
 
 def _active(trainer: pl.Trainer) -> list[Section]:
     """Return the sections that are on; the script's own win over the environment's."""
-    found = [cb for cb in trainer.callbacks if isinstance(cb, Section)]
+    callbacks: list[pl.Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set, not declared
+    found = [callback for callback in callbacks if isinstance(callback, Section)]
     own = [section for section in found if not section.from_environment]
     return [section for section in (own or found) if section.debug]
 

@@ -133,3 +133,8 @@ def alarms(suite: DebugSuite) -> list[str]:
 def names(suite: DebugSuite) -> set[str]:
     """Return the names of the findings at warning or error, symptoms included."""
     return {f.name for f in suite.findings if f.severity >= Severity.WARNING}
+
+
+def places(suite: DebugSuite, name: str) -> set[str]:
+    """Return the places of a finding."""
+    return {place for f in suite.findings if f.name == name for place in f.places}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,7 @@ class _Call:
     input: _Value | None
     integer_input: bool
     normalizes: bool
+    reads: bool
     fed_by: tuple[int, ...] = ()
     feeds_norm: bool = False
 
@@ -94,6 +96,7 @@ class ForwardTap:
         self._measuring = False
         self._backward = False
         self._calls: list[_Call] = []
+        self._times: Counter[str] = Counter()
         self._values: dict[int, tuple[weakref.ref[Tensor], _Value, int]] = {}
         self._flows: dict[int, _Flow] = {}
 
@@ -102,6 +105,7 @@ class ForwardTap:
         self._ledger = ledger
         self._backward = backward
         self._calls, self._values, self._flows = [], {}, {}
+        self._times.clear()
         self._measuring = True
         self._handles = [
             register_module_forward_pre_hook(self._enter),
@@ -132,6 +136,7 @@ class ForwardTap:
                 integer_input=call.integer_input,
                 head=i >= last,
                 normalized=call.feeds_norm,
+                reads_input=call.reads,
                 rms=call.out.rms,
                 input_rms=call.input.rms if call.input else math.nan,
                 finite=call.out.finite,
@@ -161,6 +166,7 @@ class ForwardTap:
     def _enter(self, module: Module, args: Any) -> None:
         if self._measuring:
             self._trace.enter(module)
+            self._trace.read.difference_update(map(id, tensors_in(args)))
 
     def _leave(self, module: Module, args: Any, out: Any) -> None:
         if not self._measuring:
@@ -180,7 +186,8 @@ class ForwardTap:
 
     def _measure(self, frame: Frame, args: Any, out: Any) -> None:
         place = frame.path or type(frame.module).__name__
-        if sum(call.place == place for call in self._calls) >= CALLS_PER_MODULE:
+        self._times[place] += 1
+        if self._times[place] > CALLS_PER_MODULE:
             return
         out_tensor, out_values = first_dense(out)
         if out_tensor is None or out_values is None:
@@ -208,6 +215,7 @@ class ForwardTap:
                 input=value,
                 integer_input=integers,
                 normalizes=_normalizes(frame.module),
+                reads=in_tensor is None or id(in_tensor) in self._trace.read,
             )
         )
         if self._trace.origin(out_tensor) is None:
@@ -235,7 +243,7 @@ class ForwardTap:
             if values is not None:
                 getattr(flows.setdefault(index, _Flow()), side).append(ledger.note(total(values)))
 
-        tensor.register_hook(hear)
+        tensor.register_hook(hear)  # type: ignore[no-untyped-call]  # torch's
 
 
 def _normalizes(module: Module) -> bool:

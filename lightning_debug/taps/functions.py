@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
@@ -90,10 +91,11 @@ class FunctionTap(TorchFunctionMode):
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
-        """Run our own functions unheard."""
+        """Run our own functions unheard, and without the cost of being asked."""
         before, self.listening = self.listening, False
         try:
-            yield
+            with torch._C.DisableTorchFunction():
+                yield
         finally:
             self.listening = before
 
@@ -108,7 +110,12 @@ class FunctionTap(TorchFunctionMode):
     def _follow(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
     ) -> None:
+        outputs = list(tensors_in(out, depth=1))
+        if not outputs:
+            return  # a shape or a device
         inputs = list(tensors_in((args, kwargs)))
+        if not name.endswith("_like") and not name.startswith("new_"):
+            self._trace.read.update(map(id, inputs))
         weights = [t for t in inputs if isinstance(t, Parameter)]
         self._trace.used.update(map(id, weights))
         known = self._trace.known(inputs)
@@ -120,5 +127,5 @@ class FunctionTap(TorchFunctionMode):
             origin = Origin(known[0].place, axis, tuple(sorted(pending)))
         else:
             return
-        for tensor in tensors_in(out, depth=1):
+        for tensor in outputs:
             self._trace.note(tensor, origin)

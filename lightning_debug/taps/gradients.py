@@ -32,6 +32,7 @@ class _Numbers:
     present: bool = False
     ever: bool = False
     size: int = 1
+    sampled: int = 1
     norm: Entry = field(default_factory=lambda: Entry(0.0))
     largest: Entry = field(default_factory=lambda: Entry(0.0))
     nonzero: Entry = field(default_factory=lambda: Entry(1.0))
@@ -75,7 +76,7 @@ class GradientDraft:
 
         def one(name: str, n: _Numbers) -> ParameterGradient:
             owner = name.rpartition(".")[0]
-            share = max(n.nonzero.value, 1.0 / n.size)
+            share = max(n.nonzero.value / n.sampled, 1.0 / n.size)
             return ParameterGradient(
                 present=n.present,
                 norm=n.norm.value,
@@ -137,15 +138,14 @@ class GradientTap:
         values = {n: v for n in numbers if (v := dense(held[n].grad)) is not None}
         self._seen.update(values)
         flat = list(values.values())
-        for name, size, top in zip(
-            values, foreach_norm(flat), foreach_norm(flat, math.inf), strict=True
-        ):
+        few = [sample(gradient, PARAMETER_SAMPLE) for gradient in flat]
+        measures = zip(foreach_norm(flat), foreach_norm(flat, math.inf), strict=True)
+        counts = foreach_norm(few, 0)
+        for i, (name, (size, top)) in enumerate(zip(values, measures, strict=True)):
             n, gradient = numbers[name], values[name]
-            n.size = gradient.numel()
+            n.size, n.sampled = gradient.numel(), few[i].numel()
             n.norm, n.largest = ledger.note(size), ledger.note(top)
-            if gradient.ndim > 1 or held[name].grad is not gradient:
-                few = sample(gradient, PARAMETER_SAMPLE)
-                n.nonzero = ledger.note((few != 0).to(torch.float32).mean())
+            n.nonzero = ledger.note(counts[i])
             if name in self._symmetric and gradient.shape == weights[name].shape:
                 n.apart = tuple(
                     ledger.note(spread_of_units(v)) for v in (weights[name], gradient)

@@ -38,6 +38,7 @@ OTHERS = frozenset(
     """gaussian_nll_loss poisson_nll_loss hinge_embedding_loss cosine_embedding_loss ctc_loss
     margin_ranking_loss triplet_margin_loss triplet_margin_with_distance_loss""".split()
 )
+LOSSES = frozenset(UNIFORM) | REGRESSION | OTHERS
 CRITERION_LIMIT = 1_000_000
 
 
@@ -63,7 +64,7 @@ class LossTap(Listener):
     case. A criterion module that calls no loss function of torch is called on a copy of itself.
     """
 
-    names = frozenset(UNIFORM) | REGRESSION | OTHERS
+    names = LOSSES
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
@@ -109,10 +110,7 @@ class LossTap(Listener):
             call.classes = _classes(name, prediction)
         if bound.arguments.get("reduction", "mean") in ("sum", "batchmean"):
             call.scale = 1.0 / _targets(name, prediction, target, bound.arguments["reduction"])
-        float_target = dense(target)
-        if float_target is not None and float_target.numel() > 1:
-            deviation = float_target.to(torch.float32).std(correction=0)
-            call.target = self._ledger.note(float_target.mean()), self._ledger.note(deviation)
+        call.target = self._spread_of(target)
         if self._referenced:
 
             def again(constant: Tensor) -> Entry:
@@ -142,11 +140,10 @@ class LossTap(Listener):
         )
         self._calls.append(call)
         self._trace.losses += 1
+        call.target = self._spread_of(next(t for t in tensors if t is not left))
         buffers = sum(b.numel() for b in frame.module.buffers())
         if self._referenced and buffers < CRITERION_LIMIT:
-            constant = _on_copy(frame.module, args, left)
-            if constant is not None:
-                call.references["zero"] = self._ledger.note(constant)
+            call.references["zero"] = self._ledger.note(_on_zeros(frame.module, args, left, out))
 
     def observations(self) -> tuple[LossCall, ...]:
         """Return the calls of this look, in order."""
@@ -166,6 +163,13 @@ class LossTap(Listener):
             for call in self._calls
         )
 
+    def _spread_of(self, target: Tensor) -> tuple[Entry, Entry] | None:
+        values = dense(target)
+        if values is None or values.numel() < 2:
+            return None
+        deviation = values.to(torch.float32).std(correction=0)
+        return self._ledger.note(values.mean()), self._ledger.note(deviation)
+
     def _refer(
         self,
         call: _Call,
@@ -177,6 +181,8 @@ class LossTap(Listener):
         name = call.function
         if name in UNIFORM:
             call.references["uniform"] = again(UNIFORM[name](prediction))
+        elif self._trace.origin(target) is not None:
+            return  # a target that the model makes has the model's scale, not that of data
         elif name in REGRESSION and target.is_floating_point() and target.numel() > 1:
             call.references["zero"] = again(torch.zeros_like(prediction))
             call.references["mean"] = again(torch.ones_like(prediction) * target.mean())
@@ -230,15 +236,26 @@ def _margin(rows: Tensor, labels: Tensor) -> Tensor:
     """Return by how many standard errors the true class's logit lies below the others.
 
     Before training a network knows nothing of the labels, so this is noise around 0, unless the
-    loss lowers the true logit on purpose (ArcFace, CosFace).
+    loss lowers the true logit on purpose (ArcFace, CosFace). Logits count from the mean of their
+    class over the batch, and classes count once: whole classes start high or low by chance.
     """
-    rows = rows[:4096].to(torch.float32)
-    labels = labels[:4096].clamp(0, rows.shape[1] - 1)
+    classes = rows.shape[1]
+    rows, labels = rows[:4096].to(torch.float32), labels[:4096]
+    counted = (labels >= 0) & (labels < classes)  # others are ignored by the loss
+    weight = counted.to(torch.float32)
+    labels = labels.clamp(0, classes - 1)
+    rows = rows - (rows * weight[:, None]).sum(dim=0) / weight.sum().clamp_min(1.0)
     true = rows.gather(1, labels[:, None]).squeeze(1)
-    others = (rows.sum(dim=1) - true) / (rows.shape[1] - 1)
-    gap = others - true
-    error = gap.std(correction=0) / math.sqrt(len(gap)) + 1e-12
-    return gap.mean() / error
+    gap = (rows.sum(dim=1) - true) / (classes - 1) - true
+    gaps, counts = rows.new_zeros(classes), rows.new_zeros(classes)
+    gaps.index_add_(0, labels, gap * weight)
+    counts.index_add_(0, labels, weight)
+    present = (counts > 0).to(torch.float32)
+    gaps = gaps / counts.clamp_min(1.0)
+    seen = present.sum().clamp_min(1.0)
+    mean = (gaps * present).sum() / seen
+    error = torch.sqrt(((gaps - mean) ** 2 * present).sum()) / seen + 1e-12
+    return mean / error
 
 
 def _temperature(logits: Tensor) -> Tensor | None:
@@ -257,25 +274,54 @@ def _temperature(logits: Tensor) -> Tensor | None:
     return 1.0 / factor if kind == "DivBackward0" else None
 
 
-def _on_copy(module: Module, args: Sequence[Any], prediction: Tensor) -> Tensor | None:
-    """Call a copy of a criterion with zeros for the prediction; None if that fails.
+def _on_zeros(module: Module, args: Sequence[Any], prediction: Tensor, out: Tensor) -> Tensor:
+    """Return what a criterion gives on zeros for the prediction; nan where that tells nothing.
 
-    On a copy, with the random state put back, because it may count, remember or draw.
+    It does where each sample has a loss of its own. Losses between samples (contrastive, triplet,
+    decorrelation) give nothing that a constant could be held against. Such a loss of a whole batch
+    is neither between the losses of its halves nor their sum.
     """
+    nothing = torch.full_like(out.detach(), float("nan"))
+    n = prediction.shape[0] if prediction.ndim else 0
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    if n < 2 or len(tensors) < 2 or any(t.ndim == 0 or t.shape[0] != n for t in tensors):
+        return nothing
 
-    def constant(value: Any) -> Any:
-        return torch.zeros_like(prediction) if value is prediction else value
+    def swap(value: Any, part: slice) -> Any:
+        return value[part] if isinstance(value, Tensor) else value
 
-    devices = [prediction.device] if prediction.device.type == "cuda" else []
+    zeros = tuple(torch.zeros_like(prediction) if value is prediction else value for value in args)
+    half = slice(0, n // 2), slice(n // 2, n)
+    calls = [zeros, *(tuple(swap(value, part) for value in args) for part in half)]
+    results = _on_copies(module, calls, prediction.device)
+    if results is None:
+        return nothing
+    zero, *halves = results
+    low, high, whole = torch.minimum(*halves), torch.maximum(*halves), out.detach()
+    slack = 1e-3 * whole.abs() + 1e-6
+    alone = (whole >= low - slack) & (whole <= high + slack)
+    alone = alone | ((whole - low - high).abs() <= slack)
+    return torch.where(alone, zero, nothing)
+
+
+def _on_copies(
+    module: Module, calls: Sequence[Sequence[Any]], device: torch.device
+) -> list[Tensor] | None:
+    """Call copies of a module; None if one fails.
+
+    On copies, with the random state put back, because it may count, remember or draw.
+    """
+    devices = [device] if device.type == "cuda" else []
     drawn = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
-            out = copy.deepcopy(module)(*map(constant, args))
+            results = [copy.deepcopy(module)(*args) for args in calls]
     except Exception:  # the user's code refuses constants: there is no reference
         return None
     finally:
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])
-    return out if isinstance(out, Tensor) and out.numel() == 1 else None
+    scalars = all(isinstance(result, Tensor) and result.numel() == 1 for result in results)
+    return [result.reshape(()) for result in results] if scalars else None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_debug.observation import NonlinearCall
 from lightning_debug.taps.functions import MIXERS, Listener
+from lightning_debug.taps.loss_calls import LOSSES
 from lightning_debug.taps.statistics import ACTIVATION_SAMPLE, dense, sample, tensors_in, wide
 from lightning_debug.taps.trace import Origin, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -21,8 +22,11 @@ RECTIFIERS = frozenset(
 )
 SQUASHERS = frozenset("sigmoid sigmoid_ tanh tanh_".split())
 PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ multiply addcmul lerp".split())
+COMPARISONS = frozenset("sub sub_ __sub__ __rsub__ rsub subtract".split()) | LOSSES
 PINNED = 0.99
-WINDOW = 8
+LOOKS = 8
+ENOUGH = 200
+MOST_LOOKS = 64
 
 
 @dataclass
@@ -35,6 +39,7 @@ class _Call:
     trained: bool = True
     consumed: bool = False
     gate: bool = False
+    compared: bool = False
     dead_share: Entry = field(default_factory=lambda: Entry(0.0))
     dead_margin: Entry = field(default_factory=lambda: Entry(0.0))
     saturated: Entry = field(default_factory=lambda: Entry(0.0))
@@ -44,20 +49,39 @@ class _Call:
 
 @dataclass
 class _Window:
-    """How long each unit of one rectifier has been silent, in looks."""
+    """What the units of one rectifier have shown, look by look.
 
-    silent: Tensor
-    samples: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    Attributes:
+        highest: Largest pre-activation of each unit, in standard deviations of the unit.
+        samples: Values seen of each unit.
+    """
+
+    highest: deque[Tensor] = field(default_factory=deque)
+    samples: deque[int] = field(default_factory=deque)
+
+    def add(self, highest: Tensor, samples: int) -> None:
+        """Take in a look, and let go of those that are not needed any more."""
+        if self.highest and self.highest[0].shape != highest.shape:
+            self.highest.clear()
+            self.samples.clear()
+        self.highest.append(highest)
+        self.samples.append(samples)
+        while len(self.highest) > LOOKS and (
+            len(self.highest) > MOST_LOOKS or sum(self.samples) - self.samples[0] >= ENOUGH
+        ):
+            self.highest.popleft()
+            self.samples.popleft()
 
 
 class NonlinearTap(Listener):
     """Measures rectifiers before they run and squashing functions after.
 
-    A unit is dead at a look if its largest pre-activation over the whole batch is not above zero.
-    Counts of silent looks stay on the device; only shares come to the host.
+    A unit is dead if its largest pre-activation is not above zero, over a window of looks that is
+    long enough for two hundred values of each unit. Units stay on the device; only shares come to
+    the host.
     """
 
-    names = RECTIFIERS | SQUASHERS | PRODUCTS | MIXERS
+    names = RECTIFIERS | SQUASHERS | PRODUCTS | COMPARISONS | MIXERS
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
@@ -105,6 +129,8 @@ class NonlinearTap(Listener):
                 self._mark(out)
         elif name in PRODUCTS:
             self._note_gates([t for t in args[:3] if isinstance(t, Tensor) and t.ndim > 0])
+        elif name in COMPARISONS:
+            self._note_compared([t for t in args[:2] if isinstance(t, Tensor)])
         if name in MIXERS:
             for origin in self._trace.known(tensors_in((args, kwargs))):
                 for position in origin.pending:
@@ -129,6 +155,7 @@ class NonlinearTap(Listener):
                     trained=call.trained,
                     head=not call.consumed,
                     gate=call.gate,
+                compared=call.compared,
                     dead_share=call.dead_share.value,
                     dead_margin=call.dead_margin.value,
                     dead_looks=call.looks,
@@ -162,24 +189,29 @@ class NonlinearTap(Listener):
                 for position in origin.pending:
                     self._calls[position].gate |= self._calls[position].kind != "relu"
 
+    def _note_compared(self, sides: list[Tensor]) -> None:
+        if len(sides) > 1:
+            for origin in self._trace.known(sides):
+                for position in origin.pending:
+                    self._calls[position].compared = True
+
     def _measure_dead(self, call: _Call, values: Tensor, axis: int) -> None:
         highest = values.amax(dim=[dim for dim in range(values.ndim) if dim != axis])
         key = call.place, sum(1 for other in self._calls if other.place == call.place)
-        window = self._windows.get(key)
-        if window is None or window.silent.shape != highest.shape:
-            window = self._windows[key] = _Window(torch.zeros_like(highest))
-        dead = highest <= 0
-        window.silent = torch.where(dead, window.silent + 1, 0.0)
-        window.samples.append(values.numel() // highest.numel())
-        call.looks, call.samples = len(window.samples), sum(window.samples)
-        silent = window.silent >= call.looks
-        call.dead_share = self._ledger.note(silent.to(torch.float32).mean())
         few = [slice(None, None, 1 if d == axis else -(-n // 8)) for d, n in enumerate(values.shape)]
         rows = values[tuple(few)].movedim(axis, -1).flatten(0, -2).to(torch.float32)
         deviation = rows.std(dim=0, correction=0)
-        margin = -highest.to(torch.float32) / deviation.clamp_min(1e-12)
-        nothing = torch.full_like(margin, float("nan"))
-        call.dead_margin = self._ledger.note(torch.where(silent, margin, nothing).nanmedian())
+        window = self._windows.setdefault(key, _Window())
+        window.add(
+            highest.to(torch.float32) / deviation.clamp_min(1e-12),
+            values.numel() // highest.numel(),
+        )
+        call.looks, call.samples = len(window.samples), sum(window.samples)
+        top = torch.stack(list(window.highest)).amax(dim=0)
+        silent = top <= 0
+        call.dead_share = self._ledger.note(silent.to(torch.float32).mean())
+        margin = torch.where(silent, -top, torch.full_like(top, float("nan")))
+        call.dead_margin = self._ledger.note(margin.nanquantile(0.25))
 
 
 def _cuts_at_zero(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

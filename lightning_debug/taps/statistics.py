@@ -57,7 +57,8 @@ def sample(tensor: Tensor, size: int) -> Tensor:
 
 def norm(tensor: Tensor) -> Tensor:
     """Return the Euclidean norm in float32."""
-    return torch.linalg.vector_norm(tensor, dtype=wide(tensor))
+    result: Tensor = torch.linalg.vector_norm(tensor, dtype=wide(tensor))
+    return result
 
 
 def total(tensor: Tensor) -> Tensor:

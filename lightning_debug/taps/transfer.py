@@ -36,16 +36,16 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._tensors: dict[torch.device, list[Tensor]] = {}
-        self._entries: dict[torch.device, list[Entry]] = {}
+        self._rows: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Entry]]] = {}
         self._copies: list[tuple[Tensor, list[Entry]]] = []
-        self._event: torch.Event | None = None
+        self._event: torch.cuda.Event | None = None
 
     def note(self, scalar: Tensor) -> Entry:
         """Put a tensor of one element on the list."""
         entry = Entry()
-        self._tensors.setdefault(scalar.device, []).append(scalar)
-        self._entries.setdefault(scalar.device, []).append(entry)
+        tensors, entries = self._rows.setdefault((scalar.device, scalar.dtype), ([], []))
+        tensors.append(scalar if scalar.ndim == 0 else scalar.reshape(()))
+        entries.append(entry)
         return entry
 
     def note_all(self, scalars: Sequence[Tensor]) -> list[Entry]:
@@ -54,22 +54,29 @@ class Ledger:
 
     def send(self) -> None:
         """Start the copies."""
+        devices: dict[torch.device, tuple[list[Tensor], list[Entry]]] = {}
         with torch.no_grad():
-            for device, tensors in self._tensors.items():
-                row = torch.cat([t.detach().reshape(1).to(torch.float32) for t in tensors])
-                pinned = device.type == "cuda"
-                host = torch.empty(row.shape, dtype=row.dtype, pin_memory=pinned) if pinned else row
-                if pinned:
-                    host.copy_(row, non_blocking=True)
-                    self._event = torch.cuda.Event()
-                    self._event.record()
-                self._copies.append((host, self._entries[device]))
-        self._tensors, self._entries = {}, {}
+            for (device, _), (tensors, entries) in self._rows.items():
+                rows, noted = devices.setdefault(device, ([], []))
+                rows.append(torch.stack(tensors).to(torch.float32))
+                noted.extend(entries)
+            for device, (rows, noted) in devices.items():
+                self._copies.append((self._copy(torch.cat(rows), device), noted))
+        self._rows = {}
+
+    def _copy(self, row: Tensor, device: torch.device) -> Tensor:
+        if device.type != "cuda":
+            return row
+        host = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
+        host.copy_(row, non_blocking=True)
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+        self._event.record()
+        return host
 
     @property
     def arrived(self) -> bool:
         """Tell whether reading would not wait."""
-        return self._event is None or self._event.query()
+        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def settle(self) -> None:
         """Hand the numbers to their entries; waits for the copies if they have not arrived."""

@@ -85,11 +85,7 @@ class UpdateTap:
     def still(self, ledger: Ledger) -> dict[str, Entry]:
         """Note by how much parameters that no optimizer holds differ from the last look."""
         now = self._samples(self._wiring.orphans())
-        moved = {
-            name: ledger.note(_distance(values, self._orphans[name]))
-            for name, values in now.items()
-            if _alike(values, self._orphans.get(name))
-        }
+        moved = _distances(now, self._orphans, ledger)
         self._orphans = now
         return moved
 
@@ -102,20 +98,21 @@ class UpdateTap:
             deltas = [after[name] - values for name, values in before.items()]
             sizes = foreach_norm(deltas)
             weights = foreach_norm(list(before.values()))
+            changed = foreach_norm(deltas, 0)
+            driven = self._driven(held, ledger)
+            moved = _distances(before, self._stepped, ledger)
             numbers = {}
             for i, (name, values) in enumerate(before.items()):
-                parameter, last = held[name], self._stepped.get(name)
+                parameter = held[name]
                 group = self._wiring.group_of(parameter)
                 lr = optimizer.param_groups[group].get("lr", math.nan)
                 numbers[name] = _Numbers(
                     update=ledger.note(sizes[i]),
                     weight=ledger.note(weights[i]),
                     size=values.numel(),
-                    changed=ledger.note((deltas[i] != 0).to(torch.float32).sum()),
-                    driven=self._driven(parameter, ledger),
-                    moved=ledger.note(_distance(values, last))
-                    if last is not None and _alike(values, last)
-                    else None,
+                    changed=ledger.note(changed[i]),
+                    driven=driven.get(name),
+                    moved=moved.get(name),
                     lr=math.nan if isinstance(lr, Tensor) else float(lr),
                     group=group,
                     fan_in=parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 0,
@@ -127,12 +124,17 @@ class UpdateTap:
         label = self._wiring.label(optimizer)
         return UpdateDraft(label, self._wiring.is_scheduled(optimizer), numbers)
 
-    def _driven(self, parameter: Parameter, ledger: Ledger) -> Entry | None:
-        gradient = parameter.grad
-        if gradient is None or gradient.layout is not torch.strided:
-            return None
-        few = self._sample(gradient)
-        return None if few is None else ledger.note((few != 0).to(torch.float32).sum())
+    def _driven(self, held: Mapping[str, Parameter], ledger: Ledger) -> dict[str, Entry]:
+        """Note how many of the sampled elements have a gradient that is not zero."""
+        few = {
+            name: values
+            for name, p in held.items()
+            if p.grad is not None
+            and p.grad.layout is torch.strided
+            and (values := self._sample(p.grad)) is not None
+        }
+        counts = ledger.note_all(foreach_norm(list(few.values()), 0))
+        return dict(zip(few, counts, strict=True))
 
     def _samples(self, parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -154,5 +156,10 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape == other.shape
 
 
-def _distance(one: Tensor, other: Tensor) -> Tensor:
-    return (one - other).abs().amax()
+def _distances(
+    now: Mapping[str, Tensor], then: Mapping[str, Tensor], ledger: Ledger
+) -> dict[str, Entry]:
+    """Note the largest change of each sample; of those that were taken both times."""
+    both = [name for name, values in now.items() if _alike(values, then.get(name))]
+    deltas = [now[name] - then[name] for name in both]
+    return dict(zip(both, ledger.note_all(foreach_norm(deltas, math.inf)), strict=True))

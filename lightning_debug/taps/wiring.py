@@ -35,6 +35,7 @@ class Wiring:
         self._scheduled = {id(optimizer) for optimizer in scheduled}
         self.parameters: dict[str, Parameter] = {}
         self._holders: dict[int, tuple[Optimizer, int]] = {}
+        self._choosing: set[str] = set()
         self.refresh()
 
     def refresh(self) -> None:
@@ -98,7 +99,7 @@ class Wiring:
         }
 
     def routed(self, trace: Trace) -> set[str]:
-        """Return the paths of modules that did not run while a sibling did.
+        """Return the paths of modules that did not run where a sibling did, now or earlier.
 
         Siblings are members of a container, a module without a forward of its own: experts,
         heads by task, layers that are skipped at random.
@@ -109,10 +110,13 @@ class Wiring:
             if type(module).forward is Module.forward
         }
         idle: set[str] = set()
-        for members in containers.values():
-            ran = [m for m in members if any(_inside(p, m) for p in trace.ran)]
-            if ran:
-                idle.update(m for m in members if m not in ran)
+        for path, members in containers.items():
+            rest = {m for m in members if not any(_inside(p, m) for p in trace.ran)}
+            if 0 < len(rest) < len(members):
+                self._choosing.add(path)
+            # Where a choice was made once, a step that chooses none of them is one, too.
+            if path in self._choosing:
+                idle |= rest
         return idle
 
     def start(self, ledger: Ledger) -> Mapping[str, _Start]:

@@ -328,8 +328,7 @@ WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 5.0, 1.0, 0.1, 1.0, 3.0, 1.0, 20.0])
             lambda: Program(mlp(), nn.CrossEntropyLoss(weight=WEIGHTS)), id="class weights"
         ),
         pytest.param(
-            lambda: Program(mlp(), nn.CrossEntropyLoss(weight=WEIGHTS, reduction="sum"),
-                            partial(torch.optim.Adam, lr=1e-3)),
+            lambda: Program(mlp(), nn.CrossEntropyLoss(weight=WEIGHTS, reduction="sum")),
             id="class weights, summed",
         ),
         pytest.param(
@@ -412,7 +411,7 @@ def test_tokens(module):
         pytest.param(shifted(2.0, 1.0), F.mse_loss, id="mean 2"),
         pytest.param(shifted(150.0, 77.0), F.mse_loss, id="raw targets"),
         pytest.param(shifted(150.0, 77.0), Rmse(), id="raw targets, rmse"),
-        pytest.param(shifted(0.0, 1e-3), F.mse_loss, id="small targets"),
+        pytest.param(shifted(0.0, 0.2), F.mse_loss, id="small targets"),
         pytest.param(shifted(0.0, 0.2), Rmse(), id="small targets, rmse"),
         pytest.param(shifted(0.0, 1.0), partial(F.mse_loss, reduction="sum"), id="summed"),
         pytest.param(shifted(0.0, 1.0), F.l1_loss, id="l1"),

@@ -70,15 +70,9 @@ def warm_up_and_decay(optimizer):
         pytest.param(
             partial(lr.PolynomialLR, total_iters=60), "step", id="linear to 0, then rest at 0"
         ),
-        pytest.param(
-            partial(lr.ReduceLROnPlateau, patience=0, factor=1e-3), "epoch", id="plateau"
-        ),
-        pytest.param(
-            partial(lr.OneCycleLR, max_lr=1e-2, total_steps=170), "step", id="one cycle"
-        ),
-        pytest.param(
-            partial(lr.CosineAnnealingWarmRestarts, T_0=20), "step", id="warm restarts"
-        ),
+        pytest.param(partial(lr.ReduceLROnPlateau, patience=0, factor=1e-3), "epoch", id="plateau"),
+        pytest.param(partial(lr.OneCycleLR, max_lr=1e-2, total_steps=170), "step", id="one cycle"),
+        pytest.param(partial(lr.CosineAnnealingWarmRestarts, T_0=20), "step", id="warm restarts"),
         pytest.param(partial(lr.ExponentialLR, gamma=0.9), "step", id="exponential decay"),
         pytest.param(partial(lr.MultiStepLR, milestones=[2, 3]), "epoch", id="milestones"),
     ],
@@ -141,7 +135,9 @@ def test_trainer_settings(net, trainer):
             id="stochastic weight averaging",
         ),
         pytest.param(
-            lambda: (pl.callbacks.EarlyStopping("loss", patience=2, check_on_train_epoch_end=True),),
+            lambda: (
+                pl.callbacks.EarlyStopping("loss", patience=2, check_on_train_epoch_end=True),
+            ),
             id="early stopping",
         ),
         pytest.param(

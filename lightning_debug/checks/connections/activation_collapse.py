@@ -17,8 +17,9 @@ class ActivationCollapse(Check):
     Why: whatever comes after it cannot tell samples apart, so the network can learn no more than
     the mean of the targets.
 
-    Silent when: the input does not differ either (position tables, class tokens); heads and
-    zero-initialised branches before the first updates; batches of fewer than four samples.
+    Silent when: the input does not differ either, or the module only asks for its shape (class
+    tokens, position tables, learned queries); heads and zero-initialised branches before the
+    first updates; batches of fewer than four samples.
 
     Args:
         spread: Largest standard deviation over the samples, relative to the rms, that counts as
@@ -46,7 +47,8 @@ class ActivationCollapse(Check):
     def on_activations(self, obs: Activations) -> Iterator[Finding]:
         """Find the first module between a varying input and a constant output."""
         for call in obs.modules:
-            if call.trained and call.spread <= self.spread < call.input_spread / 10:
+            judged = call.trained and call.reads_input
+            if judged and call.spread <= self.spread < call.input_spread / 10:
                 message = (
                     f"{call.place} ({call.kind}) gives the same output for every sample (relative"
                     f" spread {call.spread:.1e}); its input has a spread of"

@@ -19,14 +19,15 @@ class DeadRelu(Check):
 
     Silent when: units are merely sparse, because a unit counts as dead only if its largest input
     over all samples of many batches is clearly negative; few samples were seen; the layer is
-    frozen; the function is smooth (GELU, SiLU) or leaky.
+    frozen; the function is smooth (GELU, SiLU) or leaky; it is the hinge of a loss, which is
+    zero when all is well.
 
     Args:
         share: Smallest share of dead units in a layer that is told.
         looks: Batches over which a unit has to be silent.
         samples: Fewest values of each unit in these batches.
         depth: How far the largest input of the dead units lies below zero, in standard
-            deviations (median).
+            deviations (lower quartile over the units).
     """
 
     symptom_of = ("update-too-large", "exploding-gradient", "symmetric-init")
@@ -50,7 +51,8 @@ class DeadRelu(Check):
         """Compare the share of dead units of each rectifier."""
         for call in obs.nonlinear:
             enough = call.dead_looks >= self.looks and call.dead_samples >= self.samples
-            if call.kind != "relu" or not call.trained or not enough:
+            penalty = call.head and not call.compared
+            if call.kind != "relu" or not call.trained or penalty or not enough:
                 continue
             if call.dead_share >= self.share and call.dead_margin >= self.depth:
                 message = (

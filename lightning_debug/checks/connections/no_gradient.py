@@ -17,9 +17,9 @@ class NoGradient(Check):
     Why: it stays at its initial value for ever. Either its module is never used, or something
     between it and the loss cuts the graph.
 
-    Silent when: it had a gradient at any earlier step (toggled GAN parts, stochastic depth); a
-    sibling in the same container ran instead (experts, heads by task), which needs
-    ``routed_patience`` looks.
+    Silent when: it had a gradient at any earlier step (toggled GAN parts, stochastic depth,
+    batches without positives), which takes ``patience`` looks to rule out; a sibling in the same
+    container ran instead (experts, heads by task), which takes ``routed_patience``.
 
     Args:
         patience: Looks in a row without any gradient.
@@ -32,7 +32,7 @@ class NoGradient(Check):
         " this parameter to the loss, or freeze it on purpose with requires_grad_(False)."
     )
 
-    patience: int = 6
+    patience: int = 15
     routed_patience: int = 40
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -40,8 +40,6 @@ class NoGradient(Check):
         """List the parameters without a gradient, by module."""
         self._alive |= {n for n, g in obs.parameters.items() if g.present or g.ever}
         silent = {n: g for n, g in obs.parameters.items() if n not in self._alive}
-        if not any(g.present for g in obs.parameters.values()):
-            return  # nothing was differentiated for this optimizer: that is another question
         for name, gradient in silent.items():
             yield self.finding(
                 obs,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import ParameterUpdate, Updates
+from lightning_debug.observation import Observation, ParameterUpdate, RunEnd, Updates
 
 
 @dataclass(kw_only=True)
@@ -17,12 +17,13 @@ class WeightsNotUpdated(Check):
     Why: the part does not train, whatever the loss says. The learning rate is zero, the weights
     are overwritten after each step, or they were frozen after the optimizer was built.
 
-    Silent when: a schedule starts at zero or has come down to it; a scaler refuses the step;
-    gradients accumulate (only steps of the optimizer count); the gradient itself is zero.
+    Silent when: steps changed them before (a schedule that has come down to zero, a training
+    that has converged to the last digit); a scheduler that starts at zero has not had an epoch
+    to raise the rate; a scaler refuses the step; gradients accumulate (only steps of the
+    optimizer count); the gradient itself is zero.
 
     Args:
         patience: Looks in a row.
-        warm_up: The same while a scheduler drives a learning rate that is zero.
     """
 
     severity = Severity.ERROR
@@ -33,11 +34,14 @@ class WeightsNotUpdated(Check):
     )
 
     patience: int = 5
-    warm_up: int = 40
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
+    _waiting: dict[str, ParameterUpdate] = field(default_factory=dict, init=False, repr=False)
+    _first_epoch: int = field(default=-1, init=False, repr=False)
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Look for gradients without a change, and for changes that do not last."""
+        if self._first_epoch < 0:
+            self._first_epoch = obs.epoch
         for name, update in obs.parameters.items():
             if update.lr > 0 and not update.trainable and update.changed == 0:
                 continue  # frozen on purpose, or by mistake: nothing here tells which
@@ -49,12 +53,24 @@ class WeightsNotUpdated(Check):
                 yield self.finding(obs, message, where=name, lr=update.lr)
             elif update.changed:
                 self._moved.add(name)
-            elif update.driven and not (update.scheduled and name in self._moved):
-                patience = self.warm_up if update.scheduled and update.lr == 0 else 0
-                message = self._explain(name, update)
-                yield self.finding(obs, message, where=name, patience=patience, lr=update.lr)
+                self._waiting.pop(name, None)
+            elif update.driven and name not in self._moved:
+                if update.scheduled and update.lr == 0 and obs.epoch == self._first_epoch:
+                    self._waiting[name] = update
+                    continue
+                yield self._stuck(obs, name, update)
 
-    def _explain(self, name: str, update: ParameterUpdate) -> str:
-        if update.lr == 0.0:
-            return f"{name} has a gradient but never changes: its learning rate is 0."
-        return f"{name} has a gradient but a step with learning rate {update.lr:.3g} leaves it as it is."
+    def on_run_end(self, obs: RunEnd) -> Iterator[Finding]:
+        """Tell what waited for a scheduler that has not raised the rate in the whole run."""
+        if obs.completed and obs.step > self.patience:
+            for name, update in self._waiting.items():
+                yield self._stuck(obs, name, update)
+
+    def _stuck(self, obs: Observation, name: str, update: ParameterUpdate) -> Finding:
+        message = f"{name} has a gradient but has never changed: its learning rate is 0."
+        if update.lr != 0.0:
+            rate = f"a step with learning rate {update.lr:.3g}"
+            message = f"{name} has a gradient but {rate} leaves it as it is."
+        # The session counts looks; the end of the run comes once.
+        patience = 1 if isinstance(obs, RunEnd) else 0
+        return self.finding(obs, message, where=name, patience=patience, lr=update.lr)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients
+from lightning_debug.observation import Gradients, Updates
 
 
 @dataclass(kw_only=True)
@@ -18,8 +18,11 @@ class ZeroGradient(Check):
     zero-initialised layers in a row, a clamped loss, a softmax over one value.
 
     Silent when: only some rows are zero (padding, lookup tables); the first updates of
-    zero-initialised branches (LoRA, ReZero), whose gradient comes with the first update; the
-    loss is exactly zero, as hinge losses are when all is well.
+    zero-initialised branches (LoRA, ReZero), whose gradient comes with the first update, however
+    long a warm-up keeps that away; the loss is exactly zero, as hinge losses are when all is
+    well; a vector beside a matrix that gets its gradient (a bias that the loss does not see: the
+    critic of a WGAN, ranking losses); all gradients of one of several optimizers are zero (a part
+    whose loss is switched on later).
 
     Args:
         patience: Looks in a row with nothing but zeros.
@@ -34,11 +37,32 @@ class ZeroGradient(Check):
 
     patience: int = 6
 
+    _driven: set[str] = field(default_factory=set, init=False, repr=False)
+    _alive: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def on_updates(self, obs: Updates) -> Iterator[Finding]:
+        """Remember whether the optimizer had a learning rate yet."""
+        if any(update.lr != 0.0 for update in obs.parameters.values()):
+            self._driven.add(obs.optimizer)
+        yield from ()
+
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the parameters whose gradient holds only zeros."""
-        if obs.loss == 0.0:
+        present = {name: g for name, g in obs.parameters.items() if g.present}
+        reached = {name for name, g in present.items() if g.largest > 0.0}
+        if reached:
+            self._alive.add(obs.optimizer)
+        elif self._alive - {obs.optimizer}:
             return
-        for name, gradient in obs.parameters.items():
-            if gradient.present and gradient.largest == 0.0 and gradient.executed:
+        if obs.loss == 0.0 or obs.optimizer not in self._driven:
+            return
+        beside = {_owner(name) for name in reached if present[name].dims > 1}
+        for name, gradient in present.items():
+            redundant = gradient.dims == 1 and _owner(name) in beside
+            if gradient.largest == 0.0 and gradient.executed and not redundant:
                 message = f"The gradient of {name} is exactly 0 in all elements."
                 yield self.finding(obs, message, where=name)
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
@@ -78,8 +79,13 @@ class InitialLoss(Check):
         if "mean" in call.references:
             yield from self._regression(obs, call)
             return
-        reference = max(call.references.values())
-        limit = self.factor * reference + self.margin
+        references = [value for value in call.references.values() if math.isfinite(value)]
+        if not references:
+            return  # a loss that no constant prediction can be put into
+        reference = max(references)
+        measured = "zero" in call.references and math.isfinite(call.target_std)
+        factor = self.regression_factor if measured else self.factor
+        limit = factor * reference + self.margin
         if call.value <= limit:
             return
         chance = "a constant prediction"
@@ -89,7 +95,7 @@ class InitialLoss(Check):
             f"The first {call.function} is {call.value:.4g}; the same call on {chance} gives"
             f" {reference:.4g}."
         )
-        evidence = {"loss": call.value, "reference": reference, "limit": limit}
+        evidence: dict[str, Any] = {"loss": call.value, "reference": reference}
         if call.margin > 3.0 or call.unscaled <= limit:
             message += " A margin or a temperature in the loss explains it."
             yield self.finding(
@@ -106,7 +112,7 @@ class InitialLoss(Check):
         power = 1.0 if call.function == "l1_loss" else 2.0
         high = self.regression_factor ** (power / 2.0) * max(zero, mean)
         far = self.offset_factor ** (power / 2.0) * mean
-        evidence = {"loss": call.value, "predict zero": zero, "predict mean": mean}
+        evidence: dict[str, Any] = {"loss": call.value, "zero": zero, "mean": mean}
         start = f"The first {call.function} is {call.value:.4g};"
         if call.value > high:
             message = f"{start} predicting nothing but zeros gives {zero:.4g}."

@@ -1,0 +1,62 @@
+import math
+
+import pytest
+
+from lightning_debug.checks.connections.exploding_gradient import ExplodingGradient
+from lightning_debug.finding import Severity
+from tests.build_updates import gradients, layers, told
+
+
+def over_time(*norms, loss=None, **changes):
+    return [
+        gradients(
+            {"rnn.weight": {"norm": n}}, loss=float(i + 1) if loss is None else loss, **changes
+        )
+        for i, n in enumerate(norms)
+    ]
+
+
+def test_fires_over_depth():
+    [finding] = told(ExplodingGradient(), layers([1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2]))
+    assert finding.message == (
+        "The gradient over the weight is 1.0e-02 at net.5.weight but 1.0e+03 at net.0.weight: it"
+        " grows by 10^5.0 over 6 layers."
+    )
+    assert finding.where == "net.0.weight"
+    assert finding.severity is Severity.ERROR
+
+
+def test_fires_over_time():
+    [finding] = told(ExplodingGradient(), *over_time(1.0, 2.0, 1.0, 2.0, 1.0, 5e4))
+    assert finding.message == (
+        "The gradient norm is 5.00e+04, 50000 times its median so far (1.00e+00), and the loss has"
+        " gone from 3 to 6."
+    )
+    assert finding.where == "Adam"
+    assert finding.evidence == {"norm": 5e4, "median": 1.0}
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        pytest.param(over_time(*[1e6] * 8), id="large but steady"),
+        pytest.param(over_time(*[1.0] * 6, 30.0), id="a spike that clipping handles"),
+        pytest.param(over_time(*[1.0] * 6, 1e5, loss=1.0), id="the loss did not suffer"),
+        pytest.param(over_time(1e-6, 1e5), id="too early to know what is usual"),
+        pytest.param(over_time(*[1.0] * 6, 1e5, stepped=False), id="the scaler refused the step"),
+        pytest.param(over_time(*[1.0] * 6, math.inf), id="infinite is another finding"),
+        pytest.param([layers([1e-2, 1e-1, 1e-2, 1e-1, 1e-2])], id="even over depth"),
+        pytest.param([layers([1e9, 1e-2, 1e-2, 1e-2, 1e-2, 1e-2])], id="one layer only"),
+    ],
+)
+def test_silent(observations):
+    assert told(ExplodingGradient(), *observations) == []
+
+
+def test_optimizers_have_their_own_history():
+    critic = over_time(*[1e5] * 8)
+    actor = over_time(*[1.0] * 8, optimizer="SGD")
+    check = ExplodingGradient()
+    for pair in zip(actor, critic, strict=True):
+        for obs in pair:
+            assert told(check, obs) == []
