@@ -282,6 +282,8 @@ class Gradients(Observation):
         optimizer: Which one, such as ``"AdamW"`` or ``"SGD 1"`` where there are several.
         orphans: Names of trainable parameters with a gradient that no optimizer holds and
             nobody changed since the last look.
+        waiting: The same for parameters that an optimizer holds which has not made a step yet,
+            with that optimizer.
         loss: The loss that they belong to; nan where it is unknown.
         stepped: Whether the optimizer used them; a gradient scaler may refuse.
     """
@@ -289,6 +291,7 @@ class Gradients(Observation):
     optimizer: str
     parameters: Mapping[str, ParameterGradient] = field(default_factory=dict)
     orphans: tuple[str, ...] = ()
+    waiting: Mapping[str, str] = field(default_factory=dict)
     loss: float = float("nan")
     stepped: bool = True
 

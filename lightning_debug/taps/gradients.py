@@ -46,6 +46,7 @@ class GradientDraft:
     optimizer: str
     numbers: dict[str, _Numbers]
     orphans: dict[str, Entry]
+    holders: dict[str, str]
 
     def finite(self) -> bool:
         """Tell whether every gradient is finite."""
@@ -69,7 +70,7 @@ class GradientDraft:
             ran: Position of the first run of each module, by path.
             used: Names of parameters that were handed to a function.
             routed: Paths of modules that stood idle while a sibling ran.
-            still: Names of orphans that nobody has changed since the last look.
+            still: Names of parameters without an optimizer that steps, that nobody has changed since the last look.
             loss: The loss that the gradients belong to.
             stepped: Whether the optimizer used them.
         """
@@ -94,12 +95,14 @@ class GradientDraft:
                 gradient_spread=n.apart[1].value if n.apart else math.nan,
             )
 
+        alone = [k for k, e in self.orphans.items() if e.value > 0 and k in still]
         return Gradients(
             step=step,
             epoch=epoch,
             optimizer=self.optimizer,
             parameters={name: one(name, n) for name, n in self.numbers.items()},
-            orphans=tuple(k for k, e in self.orphans.items() if e.value > 0 and k in still),
+            orphans=tuple(name for name in alone if not self.holders[name]),
+            waiting={name: self.holders[name] for name in alone if self.holders[name]},
             loss=loss,
             stepped=stepped,
         )
@@ -115,12 +118,15 @@ class GradientTap:
 
     def measure(self, optimizer: Optimizer, ledger: Ledger) -> GradientDraft:
         """Note the numbers of all gradients that an optimizer is about to use."""
+        self._wiring.steps(optimizer)
         held = {n: p for n, p in self._wiring.held_by(optimizer).items() if p.requires_grad}
         with torch.no_grad():
+            orphans = self._wiring.orphans()
             return GradientDraft(
                 self._wiring.label(optimizer),
                 self._numbers(held, optimizer, ledger),
-                self._orphans(ledger),
+                self._largest(orphans, ledger),
+                {name: self._wiring.name_holder(p) for name, p in orphans.items()},
             )
 
     def _numbers(
@@ -147,13 +153,10 @@ class GradientTap:
             n.norm, n.largest = ledger.note(size), ledger.note(top)
             n.nonzero = ledger.note(counts[i])
             if name in self._symmetric and gradient.shape == weights[name].shape:
-                n.apart = tuple(
-                    ledger.note(spread_of_units(v)) for v in (weights[name], gradient)
-                )
+                n.apart = tuple(ledger.note(spread_of_units(v)) for v in (weights[name], gradient))
         return numbers
 
-    def _orphans(self, ledger: Ledger) -> dict[str, Entry]:
-        orphans = self._wiring.orphans()
-        values = {n: v for n, p in orphans.items() if (v := dense(p.grad)) is not None}
+    def _largest(self, parameters: Mapping[str, Parameter], ledger: Ledger) -> dict[str, Entry]:
+        values = {n: v for n, p in parameters.items() if (v := dense(p.grad)) is not None}
         norms = foreach_norm(list(values.values()), math.inf)
         return dict(zip(values, ledger.note_all(norms), strict=True))

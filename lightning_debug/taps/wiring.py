@@ -36,6 +36,7 @@ class Wiring:
         self.parameters: dict[str, Parameter] = {}
         self._holders: dict[int, tuple[Optimizer, int]] = {}
         self._choosing: set[str] = set()
+        self._steps: set[int] = set()
         self.refresh()
 
     def refresh(self) -> None:
@@ -90,13 +91,21 @@ class Wiring:
         holder = self._holders.get(id(parameter))
         return holder[1] if holder else -1
 
+    def steps(self, optimizer: Optimizer) -> None:
+        """Note that an optimizer makes a step."""
+        self._steps.add(id(optimizer))
+
     def orphans(self) -> dict[str, Parameter]:
-        """Return the trainable parameters that no optimizer holds."""
+        """Return the trainable parameters that no optimizer has ever looked after."""
         return {
             name: parameter
             for name, parameter in self.parameters.items()
-            if parameter.requires_grad and id(parameter) not in self._holders
+            if parameter.requires_grad and self._idle(parameter)
         }
+
+    def _idle(self, parameter: Parameter) -> bool:
+        holder = self._holders.get(id(parameter))
+        return holder is None or id(holder[0]) not in self._steps
 
     def routed(self, trace: Trace) -> set[str]:
         """Return the paths of modules that did not run where a sibling did, now or earlier.
@@ -122,11 +131,12 @@ class Wiring:
     def start(self, ledger: Ledger) -> Mapping[str, _Start]:
         """Measure the parameters before the first step."""
         return {
-            name: _Start(parameter, self._name_holder(parameter), ledger)
+            name: _Start(parameter, self.name_holder(parameter), ledger)
             for name, parameter in self.parameters.items()
         }
 
-    def _name_holder(self, parameter: Parameter) -> str:
+    def name_holder(self, parameter: Parameter) -> str:
+        """Return the label of the optimizer that holds a parameter; empty for none."""
         holder = self._holders.get(id(parameter))
         return self.label(holder[0]) if holder else ""
 
@@ -175,4 +185,3 @@ def spread_of_units(values: Tensor) -> Tensor:
 
 def _inside(path: str, parent: str) -> bool:
     return path == parent or path.startswith(parent + ".")
-

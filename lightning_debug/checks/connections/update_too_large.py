@@ -9,8 +9,8 @@ from statistics import median
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding
-from lightning_debug.observation import Losses, Updates
-from lightning_debug.ratios import by_group
+from lightning_debug.observation import Losses, Observation, Updates
+from lightning_debug.ratios import Ratios, by_group
 
 
 @dataclass(kw_only=True)
@@ -19,6 +19,8 @@ class UpdateTooLarge(Check):
 
     Why: about a thousandth a step is usual. Steps of a tenth and more overwrite what was learned
     before, kill units, and end in a loss that jumps about or diverges.
+
+    A step larger than the weights is told at once where the next loss is NaN or infinite.
 
     Silent when: the loss falls all the same; only biases, norms or zero-initialised weights
     change so much, because weights are held against at least their usual initial size.
@@ -34,7 +36,10 @@ class UpdateTooLarge(Check):
     """
 
     symptom_of = ("exploding-gradient",)
-    fix = "Divide the learning rate of this group by 10, and add warm-up if the first steps need it."
+    fix = (
+        "Divide the learning rate of this group by 10, add warm-up if the first steps need it, and"
+        " clip gradients if few steps are so large: Trainer(gradient_clip_val=1.0)."
+    )
 
     ratio: float = 0.1
     drastic: float = 1.0
@@ -44,14 +49,20 @@ class UpdateTooLarge(Check):
     _first: float = field(default=math.nan, init=False, repr=False)
     _loss: float = field(default=math.nan, init=False, repr=False)
     _initial: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+    _thrown: dict[str, Ratios] = field(default_factory=dict, init=False, repr=False)
 
     def on_losses(self, obs: Losses) -> Iterator[Finding]:
-        """Remember the first loss and the last."""
+        """Remember the first loss and the last; tell of the step that has ruined it."""
         values = [value for _, value in obs.values]
-        if values:
-            self._first = values[0] if math.isnan(self._first) else self._first
-            self._loss = median(values[-5:])
-        yield from ()
+        if not values:
+            return
+        ruined = next((value for value in values if not math.isfinite(value)), None)
+        self._first = values[0] if math.isnan(self._first) else self._first
+        self._loss = median(values[-5:]) if ruined is None else ruined
+        if ruined is not None:
+            for group, ratios in self._thrown.items():
+                yield self._tell(obs, group, ratios, "initial size", patience=1)
+            self._thrown = {}
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Compare the median ratio of each parameter group."""
@@ -60,23 +71,29 @@ class UpdateTooLarge(Check):
         drastic = by_group(obs, self._initial)
         for group, ratios in by_group(obs).items():
             thrown = drastic[group].median > self.drastic
+            self._thrown.pop(group, None)
+            if thrown:
+                self._thrown[group] = drastic[group]
             if not (thrown or ratios.median > self.ratio) or self._falls(thrown):
                 continue
-            ratios, size = (drastic[group], "initial size") if thrown else (ratios, "size")
-            message = (
-                f"One step of {group} changes the weights by {ratios.median:.2g} of their {size}"
-                f" (median of {ratios.count}; about 1e-3 is usual), most at {ratios.extreme}; its"
-                f" learning rate is {ratios.lr:.3g}. The loss has gone from {self._first:.3g} to"
-                f" {self._loss:.3g}."
-            )
-            yield self.finding(
-                obs,
-                message,
-                where=group,
-                patience=self.drastic_patience if thrown else 0,
-                ratio=ratios.median,
-                lr=ratios.lr,
-            )
+            if thrown:
+                found = drastic[group]
+                yield self._tell(obs, group, found, "initial size", self.drastic_patience)
+            else:
+                yield self._tell(obs, group, ratios, "size")
+
+    def _tell(
+        self, obs: Observation, group: str, ratios: Ratios, size: str, patience: int = 0
+    ) -> Finding:
+        message = (
+            f"One step of {group} changes the weights by {ratios.median:.2g} of their {size}"
+            f" (median of {ratios.count}; about 1e-3 is usual), most at {ratios.extreme}; its"
+            f" learning rate is {ratios.lr:.3g}. The loss has gone from {self._first:.3g} to"
+            f" {self._loss:.3g}."
+        )
+        return self.finding(
+            obs, message, where=group, patience=patience, ratio=ratios.median, lr=ratios.lr
+        )
 
     def _falls(self, thrown: bool) -> bool:
         """Tell whether the loss is lower than at the start, by a margin for usual steps."""

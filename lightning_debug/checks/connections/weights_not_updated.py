@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Observation, ParameterUpdate, RunEnd, Updates
+from lightning_debug.observation import (
+    Gradients,
+    Losses,
+    Observation,
+    ParameterUpdate,
+    RunEnd,
+    RunStart,
+    Updates,
+)
 
 
 @dataclass(kw_only=True)
@@ -24,6 +32,8 @@ class WeightsNotUpdated(Check):
 
     Args:
         patience: Looks in a row.
+        idle_patience: The same for an optimizer that makes no step while others do.
+        batches: Fewest batches of a run after which an optimizer should have made a step.
     """
 
     severity = Severity.ERROR
@@ -34,9 +44,39 @@ class WeightsNotUpdated(Check):
     )
 
     patience: int = 5
+    idle_patience: int = 15
+    batches: int = 20
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _waiting: dict[str, ParameterUpdate] = field(default_factory=dict, init=False, repr=False)
     _first_epoch: int = field(default=-1, init=False, repr=False)
+    _held: str = field(default="", init=False, repr=False)
+    _batches: int = field(default=0, init=False, repr=False)
+
+    def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
+        """Remember whether there is anything to train."""
+        self._held = next(
+            (p.optimizer for p in obs.parameters.values() if p.trainable and p.optimizer), ""
+        )
+        yield from ()
+
+    def on_losses(self, obs: Losses) -> Iterator[Finding]:
+        """Count the batches."""
+        self._batches += len(obs.values)
+        yield from ()
+
+    def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
+        """List the parameters whose optimizer does not step."""
+        self._held = ""
+        for name, optimizer in obs.waiting.items():
+            message = (
+                f"{name} has a gradient, and {optimizer} holds it, but that optimizer has not made"
+                " a single step."
+            )
+            yield self.finding(
+                obs, message, where=name, patience=self.idle_patience, fix=self._step
+            )
+
+    _step = "Call step() of this optimizer in training_step, after manual_backward."
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Look for gradients without a change, and for changes that do not last."""
@@ -61,7 +101,10 @@ class WeightsNotUpdated(Check):
                 yield self._stuck(obs, name, update)
 
     def on_run_end(self, obs: RunEnd) -> Iterator[Finding]:
-        """Tell what waited for a scheduler that has not raised the rate in the whole run."""
+        """Tell what the whole run has not changed."""
+        if obs.completed and self._held and self._batches >= self.batches:
+            message = f"{self._held} has not made a single step in {self._batches} batches."
+            yield self.finding(obs, message, where=self._held, patience=1, fix=self._step)
         if obs.completed and obs.step > self.patience:
             for name, update in self._waiting.items():
                 yield self._stuck(obs, name, update)

@@ -29,7 +29,14 @@ class ZeroGradient(Check):
     """
 
     severity = Severity.ERROR
-    symptom_of = ("symmetric-init", "dead-relu", "saturated-activation", "activation-collapse")
+    symptom_of = (
+        "symmetric-init",
+        "update-too-large",
+        "exploding-gradient",
+        "dead-relu",
+        "saturated-activation",
+        "activation-collapse",
+    )
     fix = (
         "Look between this parameter and the loss for zero-initialised weights in a row (make one"
         " of them random), clamp() on the loss, dead units, or softmax over a single value."
