@@ -247,7 +247,7 @@ class ParameterGradient:
         norm: Euclidean norm of the gradient.
         largest: Largest magnitude; exactly 0 only where every element is.
         rms: Root mean square over its non-zero elements (a lookup table touches few rows).
-        weight_rms: Root mean square of the parameter.
+        weight_rms, weight_norm: Root mean square and Euclidean norm of the parameter.
         finite, weight_finite: Whether all elements are finite.
         dims: Number of dimensions of the parameter.
         order: Position of its module in the forward pass; -1 if the module did not run.
@@ -263,6 +263,7 @@ class ParameterGradient:
     largest: float = 1.0
     rms: float = 1.0
     weight_rms: float = 1.0
+    weight_norm: float = 1.0
     finite: bool = True
     weight_finite: bool = True
     dims: int = 2

@@ -84,6 +84,7 @@ class GradientDraft:
                 largest=n.largest.value,
                 rms=n.norm.value / math.sqrt(n.size * share),
                 weight_rms=n.weight.value / math.sqrt(n.weight_size),
+                weight_norm=n.weight.value,
                 finite=math.isfinite(n.largest.value),
                 weight_finite=math.isfinite(n.weight.value),
                 dims=len(n.shape),

@@ -10,13 +10,13 @@ from statistics import median
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients
+from lightning_debug.observation import Gradients, LossCalls
 from lightning_debug.trend import relative_gradients, trend
 
 
 @dataclass(kw_only=True)
 class ExplodingGradient(Check):
-    """The gradient grows by orders of magnitude, over the layers or over the steps.
+    """The gradient is out of hand: over the layers, over the steps, or against the loss.
 
     Why: an update along such a gradient throws the weights far away, and soon the loss is NaN.
 
@@ -28,6 +28,9 @@ class ExplodingGradient(Check):
             norm over its median so far, as a power of ten.
         correlation: Smallest correlation with depth that counts as a trend.
         layers: Fewest weight matrices that have a depth.
+        leverage: Largest healthy product of gradient norm and weight norm, over the loss of a
+            constant prediction (at least 1). The loss changes by a hundredth of this for a change
+            of the weights by 1 %; even networks of a thousand layers stay below a thousand.
         history: Looks that make a median.
         patience: Looks in a row.
     """
@@ -42,17 +45,43 @@ class ExplodingGradient(Check):
     decades: float = 3.0
     correlation: float = 0.7
     layers: int = 4
-    history: int = 5
+    leverage: float = 1e5
+    history: int = 3
     patience: int = 2
+    _chance: float = field(default=math.nan, init=False, repr=False)
     _norms: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
     _losses: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
 
+    def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
+        """Remember what constant predictions give; it does not explode with the network."""
+        references = [max(call.references.values()) for call in obs.calls if call.references]
+        if math.isnan(self._chance) and references:
+            self._chance = sum(references)
+        yield from ()
+
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
-        """Compare with the other layers, and with the steps before."""
+        """Compare with the other layers, with the steps before, and with the loss."""
         if not obs.stepped:
             return
-        yield from self._over_depth(obs)
-        yield from self._over_time(obs)
+        if math.isnan(self._chance) and math.isfinite(obs.loss):
+            self._chance = abs(obs.loss)
+        ways = (self._over_depth, self._over_time, self._against_loss)
+        found = next((finding for way in ways for finding in way(obs)), None)
+        if found is not None:
+            yield found  # one of them is enough
+
+    def _against_loss(self, obs: Gradients) -> Iterator[Finding]:
+        gradients = [g for g in obs.parameters.values() if g.present]
+        norm = math.sqrt(sum(g.norm**2 for g in gradients))
+        weights = math.sqrt(sum(g.weight_norm**2 for g in gradients))
+        leverage = norm * weights / max(1.0, self._chance)
+        if leverage > self.leverage and math.isfinite(leverage):
+            message = (
+                f"The gradient norm is {norm:.1e} at a loss of {obs.loss:.3g}: changing the"
+                f" weights along it by a millionth of their size ({weights:.3g}) changes the loss"
+                f" by about {1e-6 * norm * weights:.1e}."
+            )
+            yield self.finding(obs, message, where=obs.optimizer, norm=norm, weights=weights)
 
     def _over_depth(self, obs: Gradients) -> Iterator[Finding]:
         values = relative_gradients(obs)

@@ -4,6 +4,7 @@ import pytest
 
 from lightning_debug.checks.connections.exploding_gradient import ExplodingGradient
 from lightning_debug.finding import Severity
+from lightning_debug.observation import LossCall, LossCalls
 from tests.build_updates import gradients, layers, told
 
 
@@ -36,17 +37,29 @@ def test_fires_over_time():
     assert finding.evidence == {"norm": 5e4, "median": 1.0}
 
 
+def test_fires_against_the_loss_of_a_constant_prediction():
+    calls = LossCalls(calls=(LossCall(function="cross_entropy", references={"uniform": 2.3}),))
+    exploding = gradients({"w": {"norm": 2e6, "weight_norm": 10.0}}, loss=7e5)
+    check = ExplodingGradient()
+    list(check.on_loss_calls(calls))
+    [finding] = check.on_gradients(exploding)
+    assert finding.message == (
+        "The gradient norm is 2.0e+06 at a loss of 7e+05: changing the weights along it by a"
+        " millionth of their size (10) changes the loss by about 2.0e+01."
+    )
+
+
 @pytest.mark.parametrize(
     "observations",
     [
-        pytest.param(over_time(*[1e6] * 8), id="large but steady"),
+        pytest.param(over_time(*[1e6] * 8, loss=1e6), id="large but steady, like the loss"),
         pytest.param(over_time(*[1.0] * 6, 30.0), id="a spike that clipping handles"),
         pytest.param(over_time(*[1.0] * 6, 1e5, loss=1.0), id="the loss did not suffer"),
         pytest.param(over_time(1e-6, 1e5), id="too early to know what is usual"),
         pytest.param(over_time(*[1.0] * 6, 1e5, stepped=False), id="the scaler refused the step"),
         pytest.param(over_time(*[1.0] * 6, math.inf), id="infinite is another finding"),
         pytest.param([layers([1e-2, 1e-1, 1e-2, 1e-1, 1e-2])], id="even over depth"),
-        pytest.param([layers([1e9, 1e-2, 1e-2, 1e-2, 1e-2, 1e-2])], id="one layer only"),
+        pytest.param([layers([1e4, 1e-2, 1e-2, 1e-2, 1e-2, 1e-2])], id="one layer only"),
     ],
 )
 def test_silent(observations):
