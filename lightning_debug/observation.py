@@ -255,7 +255,8 @@ class ParameterGradient:
         routed: Whether a sibling in the same container of modules ran instead of it.
         ever: Whether it had a gradient at any earlier look or holds optimizer state.
         unit_spread, gradient_spread: How much its units, and their gradients, differ, relative
-            to their size; only for parameters whose units were identical at the start.
+            to their size, or the loneliest of them from its twin (gates share a weight); only for
+            parameters whose units were identical at the start.
     """
 
     present: bool = True

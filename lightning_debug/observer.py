@@ -152,6 +152,7 @@ class Observer:
         self._looks = 0
         self._fruitless = 0
         self._idle = 0
+        self._stepping = False
         self._handles: list[RemovableHandle] = []
         self._mode_on = False
         self._stance: Any = None
@@ -210,7 +211,7 @@ class Observer:
 
     def after_backward(self) -> None:
         """Open them again: manual optimization runs forward several times in a batch."""
-        if self._look:
+        if self._look and not self._stepping:
             self._functions.listening = self._contain.works("the tap on functions")
             self._forward.pause(not self._contain.works("the tap on modules"))
 
@@ -222,6 +223,7 @@ class Observer:
         if any(known is optimizer for known, _ in look.gradients):
             return  # a closure is evaluated several times in one step
         self.before_backward()
+        self._stepping = True  # a closure may run the model again: those passes are not looked at
         if self._contain.works("the tap on gradients"):
             with self._contain("the tap on gradients"), self._functions.deaf():
                 draft = self._gradients.measure(optimizer, look.ledger)
@@ -327,10 +329,12 @@ class Observer:
                 look.stepped.add(id(optimizer))
                 if self._session.wants(Updates) and self._contain.works("the tap on updates"):
                     look.updates.append(self._updates.measure(optimizer, look.ledger))
+        self._stepping = False
         self.after_backward()
 
     def _close(self) -> None:
         look, self._look = self._look, None
+        self._stepping = False
         if look is None:
             return
         for handle in self._handles:

@@ -46,7 +46,9 @@ def by_group(obs: Updates, weights: Mapping[str, float] | None = None) -> dict[s
     groups: dict[int, dict[str, float]] = defaultdict(dict)
     rates: dict[int, float] = {}
     for name, update in obs.parameters.items():
-        if update.fan_in and update.trainable and math.isfinite(update.update_rms):
+        # A step too small for the number format is a step of 0; one without a gradient is none.
+        stepped = update.update_rms > 0.0 or update.driven
+        if update.fan_in and update.trainable and stepped and math.isfinite(update.update_rms):
             groups[update.group][name] = ratio(update, sizes[name])
             rates[update.group] = update.lr
     several = len({update.group for update in obs.parameters.values()}) > 1

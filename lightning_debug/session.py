@@ -140,11 +140,16 @@ class Session:
 
     def _cause(self, check: Check) -> str:
         """Return the told root cause of a check's finding, or nothing."""
-        for name in (*check.symptom_of, *(BREAKS_ALL if check.symptom_of else ())):
+        after = [other for other in BREAKS_ALL if not self._explains(check, other)]
+        for name in (*check.symptom_of, *(after if check.symptom_of else ())):
             cause = self._told.get(name)
             if cause and cause.severity >= Severity.WARNING:
                 return cause.caused_by or cause.name
         return ""
+
+    def _explains(self, cause: Check, name: str) -> bool:
+        """Tell whether the finding with this name is a symptom of a check's finding."""
+        return any(c.name() == name and cause.name() in c.symptom_of for c in self._checks)
 
     def _refile(self, cause: Finding) -> None:
         """File what was told before its cause under it."""

@@ -102,7 +102,7 @@ class DroppedNormTap(Listener):
                 self._found.append(_Found(path, self._trace.place, shift))
         elif name not in ENDS and isinstance(out, Tensor) and self._paths:
             path = next((p for t in tensors_in(args) if (p := self._path(t))), None)
-            if path is not None and len(path.steps) < LONGEST and out.numel() >= path.end.numel():
+            if path is not None and len(path.steps) < LONGEST:
                 self._extend(path, _Step(func, args, kwargs, out))
 
     def observations(self) -> tuple[DroppedNorm, ...]:

@@ -19,7 +19,7 @@ from lightning_debug.taps.statistics import (
 )
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
-from lightning_debug.taps.wiring import Wiring, spread_of_units
+from lightning_debug.taps.wiring import Wiring, spread_of_twins, spread_of_units
 
 
 @dataclass
@@ -70,7 +70,8 @@ class GradientDraft:
             ran: Position of the first run of each module, by path.
             used: Names of parameters that were handed to a function.
             routed: Paths of modules that stood idle while a sibling ran.
-            still: Names of parameters without an optimizer that steps, that nobody has changed since the last look.
+            still: Names of parameters that no optimizer steps, and nobody has changed since the
+                last look.
             loss: The loss that the gradients belong to.
             stepped: Whether the optimizer used them.
         """
@@ -154,7 +155,8 @@ class GradientTap:
             n.norm, n.largest = ledger.note(size), ledger.note(top)
             n.nonzero = ledger.note(counts[i])
             if name in self._symmetric and gradient.shape == weights[name].shape:
-                n.apart = tuple(ledger.note(spread_of_units(v)) for v in (weights[name], gradient))
+                n.apart = tuple(ledger.note(torch.minimum(spread_of_units(v), spread_of_twins(v)))
+                    for v in (weights[name], gradient))
         return numbers
 
     def _largest(self, parameters: Mapping[str, Parameter], ledger: Ledger) -> dict[str, Entry]:

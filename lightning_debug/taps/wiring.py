@@ -10,7 +10,7 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from lightning_debug.observation import ParameterStart
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, wide
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
@@ -181,6 +181,24 @@ def spread_of_units(values: Tensor) -> Tensor:
     rows = values.flatten(1)
     apart = norm(rows - rows.mean(dim=0))
     return apart / norm(rows).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def spread_of_twins(values: Tensor) -> Tensor:
+    """Return how far the loneliest unit lies from the one most like it, relative to their size.
+
+    The gates of a recurrent layer share a weight, so its units may be alike gate by gate only.
+    Units that are all zero are left out: nothing has touched them.
+    """
+    rows = values.flatten(1).to(wide(values))
+    direction = torch.linspace(1.0, 2.0, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    rows = rows[(rows @ direction.sin()).argsort()]  # units that are alike come to lie together
+    sizes = rows.norm(dim=1)
+    steps = (rows[1:] - rows[:-1]).norm(dim=1)
+    edge = steps.new_full((1,), float("inf"))
+    nearest = torch.minimum(torch.cat([edge, steps]), torch.cat([steps, edge]))
+    lonely = torch.where(sizes > 0, nearest, torch.zeros_like(nearest)).amax()
+    typical = norm(rows) / (sizes > 0).sum().clamp_min(1).sqrt()
+    return lonely / typical.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _inside(path: str, parent: str) -> bool:

@@ -3,64 +3,78 @@
 from functools import partial
 
 import pytest
+import torch
 from torch import nn, optim
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from tests.runs import Program, alarms, digits, fit, names, regression, sequences
+from tests.runs import Program, alarms, digits, fit, names, places, regression
 
 
-def chaotic(broken):
+def normal(broken):
+    """Standard normal weights, in a deep tanh network."""
     layers = []
-    for _ in range(12):
+    for _ in range(20):
         layers += [nn.Linear(64, 64), nn.Tanh()]
-        nn.init.normal_(layers[-2].weight, std=0.6 if broken else 0.125)
+        nn.init.normal_(layers[-2].weight, std=1.0 if broken else 0.125)
     return Program(nn.Sequential(*layers, nn.Linear(64, 10)))
 
 
-class Rectified(nn.Module):
-    """A ReLU RNN over a long sequence; recurrent weights above 1 blow up."""
+def filters(broken):
+    """The same with convolutions; mended by batch norm, which takes the scale out."""
+    layers, width = [], 1
+    for _ in range(14):
+        layers += [nn.Conv2d(width, 8, 3, padding=1)]
+        layers += [nn.Tanh()] if broken else [nn.BatchNorm2d(8), nn.Tanh()]
+        nn.init.normal_(layers[-2].weight if broken else layers[-3].weight, std=1.0)
+        width = 8
+    return Program(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10)))
 
+
+class Recurrent(nn.Module):
     def __init__(self, broken):
         super().__init__()
-        self.table = nn.Embedding(20, 16)
-        self.rnn = nn.RNN(16, 32, nonlinearity="relu", batch_first=True)
-        self.head = nn.Linear(32, 2)
-        nn.init.orthogonal_(self.rnn.weight_hh_l0, gain=1.0 if not broken else 1.05)
+        self.rnn, self.head = nn.RNN(2, 64, batch_first=True), nn.Linear(64, 1)
+        if broken:
+            nn.init.normal_(self.rnn.weight_hh_l0, std=0.5)
+        else:
+            nn.init.orthogonal_(self.rnn.weight_hh_l0)
 
-    def forward(self, ids):
-        return self.head(self.rnn(self.table(ids))[1][-1])
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
 
 
 def recurrent(broken):
-    rate = 1.0 if broken else 1e-2
-    return Program(Rectified(broken), optimizer=partial(optim.SGD, lr=rate, momentum=0.9))
+    return Program(
+        Recurrent(broken), F.mse_loss, partial(optim.SGD, lr=0.1 if broken else 0.01)
+    )
 
 
-def steps(broken):
-    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
-    return Program(net, F.mse_loss, partial(optim.SGD, lr=0.4 if broken else 0.05, momentum=0.9))
+def linear(broken):
+    """A learning rate above what inputs of this size allow: each step overshoots further."""
+    return Program(nn.Linear(8, 1), F.mse_loss, partial(optim.SGD, lr=1.5 if broken else 0.05))
 
 
-class Power(nn.Module):
-    def forward(self, x):
-        return x + 0.5 * x**2
-
-
-def polynomial(broken):
-    net = nn.Sequential(nn.Linear(8, 16), Power(), nn.Linear(16, 16), Power(), nn.Linear(16, 1))
-    return Program(net, F.mse_loss, partial(optim.SGD, lr=0.1 if broken else 1e-3))
+def adding(n=512, length=60):
+    """Sum of the two marked numbers of a sequence."""
+    generator = torch.Generator().manual_seed(0)
+    values, marks = torch.rand(n, length, 1, generator=generator), torch.zeros(n, length, 1)
+    marks.scatter_(1, torch.randint(0, length, (n, 2, 1), generator=generator), 1.0)
+    data = TensorDataset(torch.cat([values, marks], 2), (values * marks).sum(1))
+    return DataLoader(data, batch_size=32, shuffle=True)
 
 
 @pytest.mark.parametrize(
-    ("program", "data"),
+    ("program", "data", "where"),
     [
-        pytest.param(chaotic, digits(), id="tanh mlp, large weights"),
-        pytest.param(recurrent, sequences(length=48), id="relu rnn"),
-        pytest.param(steps, regression(), id="mlp, steps too large"),
-        pytest.param(polynomial, regression(), id="polynomial"),
+        pytest.param(normal, digits(), "net.0.weight", id="tanh mlp, standard normal weights"),
+        pytest.param(filters, digits(flat=False), "Adam", id="tanh cnn"),
+        pytest.param(recurrent, adding(), "SGD", id="rnn, large recurrent weights"),
+        pytest.param(linear, regression(), "SGD", id="linear, steps too large"),
     ],
 )
-def test_pair(program, data):
+def test_pair(program, data, where):
     broken = fit(lambda: program(True), data, epochs=4)
     assert "exploding-gradient" in names(broken)
+    assert where in places(broken, "exploding-gradient")
     assert alarms(fit(lambda: program(False), data, epochs=4)) == []

@@ -30,7 +30,9 @@ class UpdateTooLarge(Check):
     Args:
         ratio: Largest healthy median of update over weight (rms) in a parameter group.
         drastic: Update over initial weight that needs only ``drastic_patience`` looks.
-        progress: Share of the first loss that has to be gone for the steps to be fine.
+        progress: Share of the first loss that has to be gone for such steps to be fine.
+        harm: Rise over the first loss that drastic steps have to cause; weights may have to grow
+            to reach large targets.
         patience: Looks in a row.
         drastic_patience: The same for drastic steps.
     """
@@ -44,6 +46,7 @@ class UpdateTooLarge(Check):
     ratio: float = 0.1
     drastic: float = 1.0
     progress: float = 0.1
+    harm: float = 0.5
     patience: int = 14
     drastic_patience: int = 3
     _first: float = field(default=math.nan, init=False, repr=False)
@@ -74,7 +77,7 @@ class UpdateTooLarge(Check):
             self._thrown.pop(group, None)
             if thrown:
                 self._thrown[group] = drastic[group]
-            if not (thrown or ratios.median > self.ratio) or self._falls(thrown):
+            if not (thrown or ratios.median > self.ratio) or self._bearable(thrown):
                 continue
             if thrown:
                 found = drastic[group]
@@ -95,7 +98,7 @@ class UpdateTooLarge(Check):
             obs, message, where=group, patience=patience, ratio=ratios.median, lr=ratios.lr
         )
 
-    def _falls(self, thrown: bool) -> bool:
-        """Tell whether the loss is lower than at the start, by a margin for usual steps."""
-        margin = 0.0 if thrown else self.progress * abs(self._first)
-        return self._loss < self._first - margin
+    def _bearable(self, thrown: bool) -> bool:
+        """Tell whether the loss bears such steps: it falls, or for drastic ones does not rise."""
+        change = (self._loss - self._first) / abs(self._first) if self._first else 0.0
+        return change < (self.harm if thrown else -self.progress)

@@ -43,7 +43,7 @@ class UpdateTooSmall(Check):
             self._lr[group] = ratios.lr
             if ratios.median >= self.ratio or (last is not None and ratios.lr != last):
                 self._moved |= {group} if ratios.median >= self.ratio else set()
-            elif 0.0 < ratios.median and group not in self._moved:
+            elif ratios.lr != 0.0 and group not in self._moved:
                 message = (
                     f"One step of {group} changes the weights by {ratios.median:.1e} of their size"
                     f" (median of {ratios.count}; about 1e-3 is usual); its learning rate is"

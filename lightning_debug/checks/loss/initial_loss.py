@@ -33,6 +33,7 @@ class InitialLoss(Check):
         regression_factor: Largest healthy multiple of the loss of predicting zero; an
             independent prediction as large as the targets already gives 2.
         offset_factor: Largest healthy ratio of predicting zero to predicting the target mean.
+        large_mean: Mean of the targets that a fresh network, whose outputs are about 1, is far from.
         large_input: Root mean square of the first layer's input that counts as unnormalised.
         large_gain: Root mean square of a weight times sqrt(fan-in) that counts as too large.
     """
@@ -43,6 +44,7 @@ class InitialLoss(Check):
     margin: float = 0.5
     regression_factor: float = 4.0
     offset_factor: float = 20.0
+    large_mean: float = 3.0
     large_input: float = 3.0
     large_gain: float = 4.0
     _gains: dict[str, float] = field(default_factory=dict, init=False, repr=False)
@@ -118,7 +120,7 @@ class InitialLoss(Check):
             message = f"{start} predicting nothing but zeros gives {zero:.4g}."
             cause, fix = self._blame(call)
             yield self.finding(obs, message + cause, where=call.place, fix=fix, **evidence)
-        elif call.value > far:
+        elif call.value > far and abs(call.target_mean) > self.large_mean:
             message = (
                 f"{start} predicting the target mean ({call.target_mean:.4g}) gives {mean:.4g}."
                 f" The targets lie far from zero for their spread ({call.target_std:.3g}), where"

@@ -6,6 +6,7 @@ from tests.build_updates import losses, ratios, told, updates
 
 FLAT = losses(2.0, 2.1, 2.0, 2.2, 2.1)
 FALLING = losses(2.0, 1.5, 1.2, 1.0, 0.9)
+RISING = Losses(values=((0, 2.3), (1, 30.0), (2, 900.0)))
 
 
 def test_fires():
@@ -20,7 +21,7 @@ def test_fires():
 
 def test_hurries_where_the_initial_weights_are_thrown_away():
     check = UpdateTooLarge()
-    told(check, FLAT, ratios(2.0))
+    told(check, RISING, ratios(2.0))
     grown = updates({"net.0.weight": {"update_rms": 3.0, "weight_rms": 300.0}})
     [finding] = told(check, grown)
     assert "by 3 of their initial size" in finding.message
@@ -38,6 +39,10 @@ def test_names_the_group():
     [
         pytest.param([FLAT, ratios(1e-3)], id="usual"),
         pytest.param([FALLING, ratios(0.3)], id="the loss falls"),
+        pytest.param(
+            [FLAT, updates({"w": {"update_rms": 5.0, "weight_rms": 90.0}})],
+            id="weights that have to grow for large targets",
+        ),
         pytest.param([FLAT, ratios(1e-3, 1e-3, 5.0)], id="one layer of three"),
         pytest.param([FLAT, updates({"b": {"update_rms": 1.0, "fan_in": 0}})], id="a bias"),
         pytest.param(
