@@ -6,7 +6,7 @@ from tests.build_updates import losses, ratios, told, updates
 
 FLAT = losses(2.0, 2.1, 2.0, 2.2, 2.1)
 FALLING = losses(2.0, 1.5, 1.2, 1.0, 0.9)
-RISING = Losses(values=((0, 2.3), (1, 30.0), (2, 900.0)))
+RISING = losses(2.3, 30.0, 900.0)
 
 
 def test_fires():
