@@ -20,7 +20,7 @@ lint: $(READY)
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-# torch first and alone, so that no other requirement can choose its version.
+# Torch first and alone, so that no other requirement can choose its version.
 $(READY): setup.cfg pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install -c .ci/constraints.txt torch==2.13.0

@@ -100,7 +100,9 @@ class ModuleCall:
         trained: Whether its output carries a gradient.
         integer_input: Whether it looks up token ids or categories.
         head: Whether no parametric module runs after it.
-        normalized: Whether its output goes straight into a normalisation layer.
+        normalized: Whether its output goes into a normalisation or a periodic function, so that
+            its size tells nothing.
+        source: Place of the weights that made its input, by way of functions; empty if none.
         reads_input: Whether a function in it took its input; a table of tokens or positions only
             asks for the batch size.
         rms, input_rms: Root mean square of its output and of its float input.
@@ -116,6 +118,7 @@ class ModuleCall:
     integer_input: bool = False
     head: bool = False
     normalized: bool = False
+    source: str = ""
     reads_input: bool = True
     rms: float = float("nan")
     input_rms: float = float("nan")
@@ -134,9 +137,10 @@ class NonlinearCall:
         place: The module path, or ``"producer > function"`` for a function.
         kind: ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
         head: Whether no parametric module runs after it: an output, not a hidden unit.
-        gate: Whether its output multiplies another tensor.
+        gate: Whether its output multiplies another tensor, other than a weight matrix.
         compared: Whether its output is held against another tensor, as a prediction is; what goes
             into a sum at once is a penalty.
+        units: Number of its units: channels, or features.
         dead_share: Share of units that gave zero for every sample at each look of the window.
         dead_margin: How far the largest pre-activation of those units in the window lies below
             zero, in standard deviations of the unit; lower quartile over the units.
@@ -149,7 +153,8 @@ class NonlinearCall:
     trained: bool = True
     head: bool = False
     gate: bool = False
-    compared: bool = True
+    compared: bool = False
+    units: int = 0
     dead_share: float = 0.0
     dead_margin: float = 0.0
     dead_looks: int = 0
@@ -287,6 +292,7 @@ class Gradients(Observation):
         waiting: The same for parameters that an optimizer holds which has not made a step yet,
             with that optimizer.
         loss: The loss that they belong to; nan where it is unknown.
+        muted: Whether the training step multiplied a term of the loss by 0.
         stepped: Whether the optimizer used them; a gradient scaler may refuse.
     """
 
@@ -295,6 +301,7 @@ class Gradients(Observation):
     orphans: tuple[str, ...] = ()
     waiting: Mapping[str, str] = field(default_factory=dict)
     loss: float = float("nan")
+    muted: bool = False
     stepped: bool = True
 
 
@@ -303,7 +310,7 @@ class ParameterUpdate:
     """The true change of one parameter in one optimizer step, over a strided sample of elements.
 
     Attributes:
-        update_rms: Root mean square of the change.
+        update_rms: Root mean square of the change, over the elements that changed.
         weight_rms: Root mean square of the parameter before the step.
         changed: Number of sampled elements that changed.
         driven: Number of sampled elements whose gradient is not zero.

@@ -42,6 +42,7 @@ from lightning_debug.taps.forward import ForwardTap
 from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
 from lightning_debug.taps.loss_calls import LossTap
+from lightning_debug.taps.muted import MutedTap
 from lightning_debug.taps.nonlinear import NonlinearTap
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -131,9 +132,10 @@ class Observer:
         self._losses = LossTap(self._trace)
         self._nonlinear = NonlinearTap(self._trace)
         self._dropped = DroppedNormTap(self._trace)
+        self._muted = MutedTap()
         self._functions = FunctionTap(
             self._trace,
-            [self._losses, self._nonlinear, self._dropped],
+            [self._losses, self._nonlinear, self._dropped, self._muted],
             lambda error: self._contain.fail("the tap on functions", error),
         )
         self._forward = ForwardTap(
@@ -288,6 +290,7 @@ class Observer:
         self._trace.paths = self._wiring.paths()
         self._losses.begin(look.ledger, references=look.first and not self._resumed)
         self._nonlinear.begin(look.ledger)
+        self._muted.begin(look.ledger)
         self._dropped.begin(
             look.ledger, wanted=wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
         )
@@ -381,6 +384,7 @@ class Observer:
                 routed=look.routed,
                 still=still,
                 loss=loss,
+                muted=self._muted.off,
                 stepped=id(optimizer) in look.stepped,
             )
             for optimizer, draft in look.gradients

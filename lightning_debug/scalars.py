@@ -20,14 +20,14 @@ def group(place: str, depth: int = 1) -> str:
 def of(obs: Observation) -> dict[str, float]:
     """Return the scalars of an observation; nothing for a kind that has none."""
     if isinstance(obs, Gradients):
-        squares = [(name, g.norm**2) for name, g in obs.parameters.items() if g.present]
+        squares = [(_owner(n), g.norm**2) for n, g in obs.parameters.items() if g.present]
         total = math.sqrt(sum(value for _, value in squares))
         return {"gradient-norm": total} | {
             f"gradient-norm/{name}": math.sqrt(sum(values)) for name, values in _grouped(squares)
         }
     if isinstance(obs, Updates):
         ratios = [
-            (name, u.update_rms / u.weight_rms)
+            (_owner(name), u.update_rms / u.weight_rms)
             for name, u in obs.parameters.items()
             if u.fan_in and u.weight_rms > 0
         ]
@@ -45,7 +45,7 @@ def of(obs: Observation) -> dict[str, float]:
 
 
 def _grouped(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, list[float]]]:
-    pairs = [(name, value) for name, value in pairs if value is not None]
+    pairs = list(pairs)
     depth = 1
     # A model wrapped in one attribute ("net.0", "net.1") is better told apart one level down.
     if len({group(name) for name, _ in pairs}) == 1:
@@ -56,6 +56,10 @@ def _grouped(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, list[float]]
         if key in groups or len(groups) < GROUPS:
             groups[key].append(value)
     return list(groups.items())
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _median(values: list[float]) -> float:

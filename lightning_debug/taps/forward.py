@@ -55,7 +55,7 @@ class _Call:
     integer_input: bool
     normalizes: bool
     reads: bool
-    fed_by: tuple[int, ...] = ()
+    source: str = ""
     feeds_norm: bool = False
 
 
@@ -97,6 +97,7 @@ class ForwardTap:
         self._backward = False
         self._calls: list[_Call] = []
         self._times: Counter[str] = Counter()
+        self._tamed: set[str] = set()
         self._values: dict[int, tuple[weakref.ref[Tensor], _Value, int]] = {}
         self._flows: dict[int, _Flow] = {}
 
@@ -106,6 +107,7 @@ class ForwardTap:
         self._backward = backward
         self._calls, self._values, self._flows = [], {}, {}
         self._times.clear()
+        self._tamed = set()
         self._measuring = True
         self._handles = [
             register_module_forward_pre_hook(self._enter),
@@ -118,6 +120,7 @@ class ForwardTap:
 
     def end(self) -> None:
         """Take the hooks off."""
+        self._tamed |= self._trace.tamed
         self._measuring = False
         for handle in self._handles:
             handle.remove()
@@ -135,7 +138,8 @@ class ForwardTap:
                 trained=call.trained,
                 integer_input=call.integer_input,
                 head=i >= last,
-                normalized=call.feeds_norm,
+                normalized=call.feeds_norm or call.place in self._tamed,
+                source=call.source,
                 reads_input=call.reads,
                 rms=call.out.rms,
                 input_rms=call.input.rms if call.input else math.nan,
@@ -193,6 +197,7 @@ class ForwardTap:
         if out_tensor is None or out_values is None:
             return
         in_tensor, in_values = first_dense(args)
+        origin = None if in_tensor is None else self._trace.origin(in_tensor)
         integers = any(not t.is_floating_point() for t in tensors_in(args)) and in_tensor is None
         index = len(self._calls)
         seen = self._values.get(id(in_tensor))
@@ -216,6 +221,7 @@ class ForwardTap:
                 integer_input=integers,
                 normalizes=_normalizes(frame.module),
                 reads=in_tensor is None or id(in_tensor) in self._trace.read,
+                source=origin.place if origin else "",
             )
         )
         if self._trace.origin(out_tensor) is None:

@@ -24,6 +24,9 @@ CHANNEL_FIRST = frozenset(
     """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm
     instance_norm group_norm""".split()
 )
+TAMERS = frozenset(
+    "layer_norm group_norm instance_norm batch_norm rms_norm normalize sin cos".split()
+)
 
 
 class Listener:
@@ -119,6 +122,8 @@ class FunctionTap(TorchFunctionMode):
         weights = [t for t in inputs if isinstance(t, Parameter)]
         self._trace.used.update(map(id, weights))
         known = self._trace.known(inputs)
+        if name in TAMERS:
+            self._trace.tamed.update(origin.place for origin in known)
         if name in MIXERS or (name not in CHANNEL_FIRST and any(w.ndim > 1 for w in weights)):
             origin = Origin(self._trace.place, 1 if name in CHANNEL_FIRST else -1)
         elif known:

@@ -17,7 +17,6 @@ from lightning_debug.taps.statistics import (
     foreach_norm,
     sample,
 )
-from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring, spread_of_twins, spread_of_units
 
@@ -62,17 +61,20 @@ class GradientDraft:
         routed: set[str],
         still: set[str],
         loss: float,
+        muted: bool,
         stepped: bool,
     ) -> Gradients:
         """Return the numbers that have arrived.
 
         Args:
+            step, epoch: Where in the run it is.
             ran: Position of the first run of each module, by path.
             used: Names of parameters that were handed to a function.
             routed: Paths of modules that stood idle while a sibling ran.
             still: Names of parameters that no optimizer steps, and nobody has changed since the
                 last look.
             loss: The loss that the gradients belong to.
+            muted: Whether a term of the loss was multiplied by 0.
             stepped: Whether the optimizer used them.
         """
 
@@ -106,6 +108,7 @@ class GradientDraft:
             orphans=tuple(name for name in alone if not self.holders[name]),
             waiting={name: self.holders[name] for name in alone if self.holders[name]},
             loss=loss,
+            muted=muted,
             stepped=stepped,
         )
 
@@ -155,8 +158,10 @@ class GradientTap:
             n.norm, n.largest = ledger.note(size), ledger.note(top)
             n.nonzero = ledger.note(counts[i])
             if name in self._symmetric and gradient.shape == weights[name].shape:
-                n.apart = tuple(ledger.note(torch.minimum(spread_of_units(v), spread_of_twins(v)))
-                    for v in (weights[name], gradient))
+                n.apart = tuple(
+                    ledger.note(torch.minimum(spread_of_units(v), spread_of_twins(v)))
+                    for v in (weights[name], gradient)
+                )
         return numbers
 
     def _largest(self, parameters: Mapping[str, Parameter], ledger: Ledger) -> dict[str, Entry]:

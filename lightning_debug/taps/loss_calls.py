@@ -33,10 +33,18 @@ UNIFORM: dict[str, Callable[[Tensor], Tensor]] = {
     "multi_margin_loss": torch.zeros_like,
     "multilabel_margin_loss": torch.zeros_like,
 }
-REGRESSION = frozenset("mse_loss l1_loss smooth_l1_loss huber_loss".split())
+REGRESSION = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
 OTHERS = frozenset(
-    """gaussian_nll_loss poisson_nll_loss hinge_embedding_loss cosine_embedding_loss ctc_loss
-    margin_ranking_loss triplet_margin_loss triplet_margin_with_distance_loss""".split()
+    [
+        "gaussian_nll_loss",
+        "poisson_nll_loss",
+        "hinge_embedding_loss",
+        "cosine_embedding_loss",
+        "ctc_loss",
+        "margin_ranking_loss",
+        "triplet_margin_loss",
+        "triplet_margin_with_distance_loss",
+    ]
 )
 LOSSES = frozenset(UNIFORM) | REGRESSION | OTHERS
 CRITERION_LIMIT = 1_000_000
@@ -323,5 +331,3 @@ def _on_copies(
         np.random.set_state(drawn[1])
     scalars = all(isinstance(result, Tensor) and result.numel() == 1 for result in results)
     return [result.reshape(()) for result in results] if scalars else None
-
-

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lightning_debug.observation import NonlinearCall
 from lightning_debug.taps.functions import MIXERS, Listener
@@ -18,11 +19,25 @@ from lightning_debug.taps.trace import Origin, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
 RECTIFIERS = frozenset(
-    "relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clamp_min clamp_min_ _threshold".split()
+    [
+        "relu",
+        "relu_",
+        "relu6",
+        "hardtanh",
+        "hardtanh_",
+        "clamp",
+        "clamp_",
+        "clamp_min",
+        "clamp_min_",
+        "_threshold",
+    ]
 )
-SQUASHERS = frozenset("sigmoid sigmoid_ tanh tanh_".split())
-PRODUCTS = frozenset("mul mul_ __mul__ __rmul__ multiply addcmul lerp".split())
-COMPARISONS = frozenset("sub sub_ __sub__ __rsub__ rsub subtract".split()) | LOSSES
+SQUASHERS = frozenset(["sigmoid", "sigmoid_", "tanh", "tanh_"])
+PRODUCTS = frozenset(["mul", "mul_", "__mul__", "__rmul__", "multiply", "addcmul", "lerp"])
+MATRIX_PRODUCTS = frozenset(
+    ["matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "einsum"]
+)
+COMPARISONS = frozenset(["sub", "sub_", "__sub__", "__rsub__", "rsub", "subtract"]) | LOSSES
 PINNED = 0.99
 LOOKS = 8
 ENOUGH = 200
@@ -40,6 +55,7 @@ class _Call:
     consumed: bool = False
     gate: bool = False
     compared: bool = False
+    units: int = 0
     dead_share: Entry = field(default_factory=lambda: Entry(0.0))
     dead_margin: Entry = field(default_factory=lambda: Entry(0.0))
     saturated: Entry = field(default_factory=lambda: Entry(0.0))
@@ -132,6 +148,9 @@ class NonlinearTap(Listener):
         elif name in COMPARISONS:
             self._note_compared([t for t in args[:2] if isinstance(t, Tensor)])
         if name in MIXERS:
+            if name in MATRIX_PRODUCTS:
+                factors = [t for t in tensors_in(args) if not _is_weight(t)]
+                self._note_gates(factors)
             for origin in self._trace.known(tensors_in((args, kwargs))):
                 for position in origin.pending:
                     self._calls[position].consumed = True
@@ -155,7 +174,8 @@ class NonlinearTap(Listener):
                     trained=call.trained,
                     head=not call.consumed,
                     gate=call.gate,
-                compared=call.compared,
+                    compared=call.compared,
+                    units=call.units,
                     dead_share=call.dead_share.value,
                     dead_margin=call.dead_margin.value,
                     dead_looks=call.looks,
@@ -198,7 +218,9 @@ class NonlinearTap(Listener):
     def _measure_dead(self, call: _Call, values: Tensor, axis: int) -> None:
         highest = values.amax(dim=[dim for dim in range(values.ndim) if dim != axis])
         key = call.place, sum(1 for other in self._calls if other.place == call.place)
-        few = [slice(None, None, 1 if d == axis else -(-n // 8)) for d, n in enumerate(values.shape)]
+        few = [
+            slice(None, None, 1 if d == axis else -(-n // 8)) for d, n in enumerate(values.shape)
+        ]
         rows = values[tuple(few)].movedim(axis, -1).flatten(0, -2).to(torch.float32)
         deviation = rows.std(dim=0, correction=0)
         window = self._windows.setdefault(key, _Window())
@@ -206,12 +228,18 @@ class NonlinearTap(Listener):
             highest.to(torch.float32) / deviation.clamp_min(1e-12),
             values.numel() // highest.numel(),
         )
+        call.units = highest.numel()
         call.looks, call.samples = len(window.samples), sum(window.samples)
         top = torch.stack(list(window.highest)).amax(dim=0)
         silent = top <= 0
         call.dead_share = self._ledger.note(silent.to(torch.float32).mean())
         margin = torch.where(silent, -top, torch.full_like(top, float("nan")))
         call.dead_margin = self._ledger.note(margin.nanquantile(0.25))
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a parameter or a view of one, such as a transposed weight."""
+    return isinstance(tensor, Parameter) or isinstance(tensor._base, Parameter)
 
 
 def _cuts_at_zero(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

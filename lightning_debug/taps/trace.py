@@ -43,6 +43,7 @@ class Trace:
         paths: Path of each module of the model, by identity; others are not ours.
         frames: The modules that are running, outermost first.
         used: Identities of the parameters that were handed to a function.
+        tamed: Places whose output went into a function that takes any size.
         read: Identities of the tensors that a function has computed something from.
         ran: Position of the first run of each module, by path.
         losses: Number of loss functions called so far.
@@ -51,6 +52,7 @@ class Trace:
     paths: Mapping[int, str]
     frames: list[Frame] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
+    tamed: set[str] = field(default_factory=set)
     read: set[int] = field(default_factory=set)
     ran: dict[str, int] = field(default_factory=dict)
     losses: int = 0
@@ -96,6 +98,7 @@ class Trace:
         """Forget everything about the step."""
         self.frames.clear()
         self.used.clear()
+        self.tamed.clear()
         self.read.clear()
         self.ran.clear()
         self.losses = 0

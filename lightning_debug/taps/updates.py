@@ -46,7 +46,8 @@ class UpdateDraft:
 
         def one(n: _Numbers) -> ParameterUpdate:
             return ParameterUpdate(
-                update_rms=n.update.value / math.sqrt(n.size),
+                # A step touches few rows of a lookup table; the others do not make it smaller.
+                update_rms=n.update.value / math.sqrt(max(1.0, n.changed.value)),
                 weight_rms=n.weight.value / math.sqrt(n.size),
                 changed=round(n.changed.value),
                 driven=round(n.driven.value) if n.driven else 0,

@@ -14,7 +14,6 @@ from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sampl
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
-
 ROUNDING = 1e-6
 
 
@@ -198,7 +197,8 @@ def spread_of_twins(values: Tensor) -> Tensor:
     nearest = torch.minimum(torch.cat([edge, steps]), torch.cat([steps, edge]))
     lonely = torch.where(sizes > 0, nearest, torch.zeros_like(nearest)).amax()
     typical = norm(rows) / (sizes > 0).sum().clamp_min(1).sqrt()
-    return lonely / typical.clamp_min(torch.finfo(torch.float32).tiny)
+    apart: Tensor = lonely / typical.clamp_min(torch.finfo(torch.float32).tiny)
+    return apart
 
 
 def _inside(path: str, parent: str) -> bool:

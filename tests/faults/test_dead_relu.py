@@ -41,7 +41,9 @@ class Cnn(nn.Module):
 def thrown(lr):
     """Steps that are much too large kill units within the first epoch."""
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
-    return Program(nn.Sequential(*net, nn.Linear(64, 10)), optimizer=partial(torch.optim.SGD, lr=lr))
+    return Program(
+        nn.Sequential(*net, nn.Linear(64, 10)), optimizer=partial(torch.optim.SGD, lr=lr)
+    )
 
 
 class Output(nn.Module):
@@ -110,7 +112,7 @@ class Transformer(nn.Module):
         pytest.param(
             lambda: Program(Output(True), negative, partial(torch.optim.Adam, lr=1e-2)),
             lambda: Program(Output(False), negative, partial(torch.optim.Adam, lr=1e-2)),
-            lambda: regression(n=1024),
+            lambda: regression(n=4096),
             "net.fc2 > relu",
             id="rectified output",
         ),

@@ -45,9 +45,7 @@ class Recurrent(nn.Module):
 
 
 def recurrent(broken):
-    return Program(
-        Recurrent(broken), F.mse_loss, partial(optim.SGD, lr=0.1 if broken else 0.01)
-    )
+    return Program(Recurrent(broken), F.mse_loss, partial(optim.SGD, lr=0.1 if broken else 0.01))
 
 
 def linear(broken):

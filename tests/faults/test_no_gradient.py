@@ -33,7 +33,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.cut = cut
         self.features = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU()
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3),
+            nn.ReLU(),
         )
         self.head = nn.Linear(64, 10)
 
@@ -173,9 +177,7 @@ class Gan(pl.LightningModule):
             ["net.table.weight", "net.rnn.weight_hh_l0"],
             id="lstm, data",
         ),
-        pytest.param(
-            lambda cut: Program(Choice(cut)), digits(), ["net.pick.weight"], id="argmax"
-        ),
+        pytest.param(lambda cut: Program(Choice(cut)), digits(), ["net.pick.weight"], id="argmax"),
         pytest.param(
             lambda cut: Program(Encoder(cut)), sequences(), ["net.token"], id="token never used"
         ),

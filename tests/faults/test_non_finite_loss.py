@@ -13,9 +13,7 @@ class Segmenter(Program):
 
     def __init__(self, safe):
         super().__init__(
-            nn.Sequential(
-                nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1)
-            )
+            nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1))
         )
         self.safe = safe
 

@@ -395,7 +395,97 @@ class Raw(nn.Module):
         return self.scale * (torch.relu(x @ self.w1 + self.b1) @ self.w2)
 
 
-def orthogonal(gain=math.sqrt(2)):
+class SigmoidAttention(nn.Module):
+    """Weights of sigmoid instead of softmax; they start at 1 / length, near the bound of 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.qkv = nn.Linear(1, 32), nn.Linear(32, 96)
+        self.position = nn.Parameter(0.02 * torch.randn(64, 32))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.embed(x.unsqueeze(-1)) + self.position
+        q, k, v = self.qkv(x).chunk(3, -1)
+        weight = torch.sigmoid(q @ k.transpose(1, 2) / 32**0.5 - math.log(256))
+        return self.head((x + weight @ v).mean(1))
+
+
+class LearnedGraph(nn.Module):
+    """A sparse adjacency from the features, by a sharp sigmoid."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.head = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        h = F.relu(self.fc1(x))
+        adjacency = torch.sigmoid(10 - 40 * torch.cdist(h, h))
+        return self.head(F.relu(self.fc2(adjacency @ h)))
+
+
+class FourierFeatures(nn.Module):
+    """High frequencies on purpose: weights of standard deviation 10 before sine and cosine."""
+
+    def __init__(self):
+        super().__init__()
+        self.frequencies = nn.Linear(8, 64, bias=False)
+        nn.init.normal_(self.frequencies.weight, std=10.0)
+        self.body = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, x):
+        phase = 2 * math.pi * self.frequencies(x)
+        return self.body(torch.cat([phase.sin(), phase.cos()], -1))
+
+
+class Prototypes(nn.Module):
+    """Only the direction of the features counts, whatever the scale of the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 64)
+        nn.init.normal_(self.fc.weight, std=3.0)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(8 * F.normalize(self.fc(x), dim=1))
+
+
+class ChannelsLast(nn.Module):
+    """A ConvNeXt-like block: linear layers on (N, H, W, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 2, 2)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 64), nn.Linear(64, 16)
+        self.gamma = nn.Parameter(1e-6 * torch.ones(16))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        out = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        out = self.gamma * self.down(F.relu(self.up(out)))
+        return self.head((x + out.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+class Bigrams(nn.Module):
+    """A table of logits that starts at zero, and a zero head over many classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(20, 32)
+        nn.init.zeros_(self.table.weight)
+        self.word, self.head = nn.Embedding(20, 32), nn.Linear(32, 200)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids):
+        return self.head((self.table(ids) + self.word(ids)).mean(1))
+
+
+def orthogonal():
+    gain = math.sqrt(2)
     net = mlp(nn.Tanh)
     for layer in net[::2]:
         nn.init.orthogonal_(layer.weight, gain)
@@ -423,6 +513,9 @@ def frozen_backbone():
         pytest.param(Graph, id="graph aggregation"),
         pytest.param(Perceiver, id="learned queries"),
         pytest.param(Raw, id="bare parameters"),
+        pytest.param(SigmoidAttention, id="sigmoid attention"),
+        pytest.param(LearnedGraph, id="learned graph"),
+        pytest.param(Prototypes, id="normalised features"),
         pytest.param(orthogonal, id="orthogonal init, small policy head"),
         pytest.param(frozen_backbone, id="frozen backbone"),
         pytest.param(partial(mlp, depth=8), id="plain ReLU net of 8 layers"),
@@ -450,6 +543,7 @@ def test_digits(net):
         pytest.param(mobile, id="mobile net"),
         pytest.param(UNet, id="attention U-Net"),
         pytest.param(ZeroConvBranch, id="zero convolution"),
+        pytest.param(ChannelsLast, id="channels last"),
         pytest.param(partial(Vit, 2), id="vision transformer"),
         pytest.param(partial(Vit, 2, "normal"), id="vision transformer, N(0,1) positions"),
         pytest.param(Vit, id="vision transformer of 12 blocks"),
@@ -482,6 +576,15 @@ def test_images(net):
 def test_text(body):
     module = partial(Program, optimizer=partial(torch.optim.Adam, lr=3e-3))
     assert alarms(fit(lambda: module(TextClassifier(body())), sequences(), epochs=3)) == []
+
+
+def test_zero_tables():
+    assert alarms(fit(lambda: Program(Bigrams()), sequences(), epochs=2)) == []
+
+
+def test_fourier_features():
+    module = partial(Program, loss=F.mse_loss, optimizer=partial(torch.optim.Adam, lr=1e-3))
+    assert alarms(fit(lambda: module(FourierFeatures()), regression(), epochs=3)) == []
 
 
 def test_siren():

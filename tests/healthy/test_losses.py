@@ -267,7 +267,9 @@ class Ordinal(Program):
         x, y = batch
         out = self.net(x)
         value = (out.softmax(1) * torch.arange(10.0)).sum(1)
-        return F.cross_entropy(out, y) + 0.1 * F.l1_loss(value, y.float()) + 0.01 * out.pow(2).mean()
+        return (
+            F.cross_entropy(out, y) + 0.1 * F.l1_loss(value, y.float()) + 0.01 * out.pow(2).mean()
+        )
 
 
 class HeteroscedasticRegression(Program):
@@ -355,10 +357,12 @@ WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 5.0, 1.0, 0.1, 1.0, 3.0, 1.0, 20.0])
         pytest.param(
             lambda: Program(
                 mlp(),
-                lambda z, y: F.relu(1 + z - z.gather(1, y[:, None]))
-                .masked_fill(F.one_hot(y, 10).bool(), 0)
-                .sum(1)
-                .mean(),
+                lambda z, y: (
+                    F.relu(1 + z - z.gather(1, y[:, None]))
+                    .masked_fill(F.one_hot(y, 10).bool(), 0)
+                    .sum(1)
+                    .mean()
+                ),
             ),
             id="handwritten hinge loss",
         ),
@@ -436,6 +440,19 @@ def test_regression(data, loss):
 )
 def test_distributions(module):
     assert alarms(fit(module, regression(), epochs=5)) == []
+
+
+def test_hinge_that_is_met():
+    """All margins are met in the end, so the hinge is zero for all samples."""
+
+    def hinge(scores, target):
+        true = scores.gather(1, target[:, None])
+        others = ~F.one_hot(target, 10).bool()
+        return (F.relu(1 + scores - true) * others).sum(1).mean()
+
+    data = digits(n=128)
+    module = partial(Program, mlp(), hinge, partial(torch.optim.Adam, lr=1e-2))
+    assert alarms(fit(module, data, epochs=60)) == []
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])

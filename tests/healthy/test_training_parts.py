@@ -542,6 +542,33 @@ def test_tokens(program, length):
     assert alarms(fit(program, sequences(length=length), epochs=4)) == []
 
 
+class Words(Program):
+    """A large table of which a batch touches few rows, in a group of its own."""
+
+    def __init__(self, optimizer):
+        super().__init__(Bag(vocabulary=200_000))
+        self.make = optimizer
+
+    def configure_optimizers(self):
+        net = self.net
+        return self.make([{"params": net.table.parameters()}, {"params": net.head.parameters()}])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(partial(optim.SGD, lr=0.1), id="sgd"),
+        pytest.param(partial(optim.Adagrad, lr=0.01), id="adagrad"),
+        pytest.param(partial(optim.Adam, lr=1e-3), id="adam"),
+    ],
+)
+def test_large_tables(optimizer):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 200_000, (512, 8), generator=generator)
+    data = DataLoader(TensorDataset(ids, ids[:, 0] % 2), batch_size=32, shuffle=True)
+    assert alarms(fit(lambda: Words(optimizer), data, epochs=3)) == []
+
+
 def test_one_parameter():
     assert alarms(fit(OneParameter, regression(), epochs=8)) == []
 

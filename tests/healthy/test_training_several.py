@@ -1,6 +1,7 @@
 """Healthy training with several optimizers, and with losses that do not simply fall to zero."""
 
 import copy
+import itertools
 import math
 from functools import partial
 
@@ -344,7 +345,7 @@ def test_escape_from_a_plateau(std):
 def autoencoder():
     sizes = [64, 48, 32, 16, 8, 16, 32, 48, 64]
     layers = []
-    for one, two in zip(sizes, sizes[1:], strict=False):
+    for one, two in itertools.pairwise(sizes):
         layers += [nn.Linear(one, two), nn.ELU()]
     return nn.Sequential(*layers[:-1])
 

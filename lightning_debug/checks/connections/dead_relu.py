@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,11 +20,14 @@ class DeadRelu(Check):
 
     Silent when: units are merely sparse, because a unit counts as dead only if its largest input
     over all samples of many batches is clearly negative; few samples were seen; the layer is
-    frozen; the function is smooth (GELU, SiLU) or leaky; it is the hinge of a loss, which is
-    zero when all is well.
+    narrow or frozen; the function is smooth (GELU, SiLU) or leaky; it is the hinge of a loss,
+    which is zero when all is well.
 
     Args:
         share: Smallest share of dead units in a layer that is told.
+        surprise: How far the share has to exceed one half, in standard errors, unless all units
+            are dead. Inputs that hardly vary leave it to the sign of the initial weights whether
+            a unit fires, so in a narrow layer most units may be dead by chance.
         looks: Batches over which a unit has to be silent.
         samples: Fewest values of each unit in these batches.
         depth: How far the largest input of the dead units lies below zero, in standard
@@ -37,6 +41,7 @@ class DeadRelu(Check):
     )
 
     share: float = 0.7
+    surprise: float = 3.0
     looks: int = 8
     samples: int = 200
     depth: float = 0.5
@@ -54,7 +59,9 @@ class DeadRelu(Check):
             penalty = call.head and not call.compared
             if call.kind != "relu" or not call.trained or penalty or not enough:
                 continue
-            if call.dead_share >= self.share and call.dead_margin >= self.depth:
+            excess = (call.dead_share - 0.5) * 2.0 * math.sqrt(call.units)
+            many = call.dead_share >= self.share and excess >= self.surprise
+            if (many or call.dead_share == 1.0) and call.dead_margin >= self.depth:
                 message = (
                     f"{call.dead_share:.0%} of the units of {call.place} gave 0 for all"
                     f" {call.dead_samples} values seen in the last {call.dead_looks} batches."

@@ -33,14 +33,14 @@ class NonFiniteGradient(Check):
         """Name the module between a finite and a non-finite gradient."""
         if not obs.broken or not obs.loss_finite or not obs.activations_finite or obs.skipped:
             return
-        born = next(
-            (c for c in obs.calls if c.incoming_finite and not c.outgoing_finite), None
-        )
+        born = next((c for c in obs.calls if c.incoming_finite and not c.outgoing_finite), None)
         reached = next((c for c in obs.calls if not c.incoming_finite), None)
         count = f"{len(obs.broken)} parameters have a gradient that is not finite."
         if born is not None:
             where = born.place
-            message = f"{count} The gradient that enters {where} is finite, the one it returns is not."
+            message = (
+                f"{count} The gradient that enters {where} is finite, the one it returns is not."
+            )
         elif reached is not None:
             where = reached.place
             message = f"{count} It is born behind the output of {where}, before the next module."

@@ -17,8 +17,9 @@ class SaturatedActivation(Check):
     Why: at |tanh| > 0.99 less than 2 % of the gradient comes through, so what lies below learns
     next to nothing.
 
-    Silent when: the function is an output (nothing with weights uses it), a gate (it multiplies
-    another tensor, as in LSTM, GRU and attention), or frozen; only some values are pinned.
+    Silent when: the function is an output (nothing with weights uses it, or a loss holds it
+    against a target), a gate (it multiplies another tensor, as in LSTM, GRU and attention), or
+    frozen; only some values are pinned.
 
     Args:
         share: Smallest share of pinned values (|tanh| above 0.99, sigmoid outside 0.01 to 0.99).
@@ -37,7 +38,8 @@ class SaturatedActivation(Check):
     def on_activations(self, obs: Activations) -> Iterator[Finding]:
         """Compare the share of pinned values of each squashing function."""
         for call in obs.nonlinear:
-            if call.kind == "relu" or call.head or call.gate or not call.trained:
+            output = call.head or call.compared
+            if call.kind == "relu" or output or call.gate or not call.trained:
                 continue
             if call.saturated_share >= self.share:
                 message = (

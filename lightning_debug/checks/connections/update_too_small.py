@@ -49,6 +49,4 @@ class UpdateTooSmall(Check):
                     f" (median of {ratios.count}; about 1e-3 is usual); its learning rate is"
                     f" {ratios.lr:.3g}."
                 )
-                yield self.finding(
-                    obs, message, where=group, ratio=ratios.median, lr=ratios.lr
-                )
+                yield self.finding(obs, message, where=group, ratio=ratios.median, lr=ratios.lr)

@@ -53,6 +53,4 @@ class VanishingGradient(Check):
                 f" {values[last]:.1e} at {last}: it shrinks by 10^{line.rise:.1f} over"
                 f" {len(values)} layers."
             )
-            yield self.finding(
-                obs, message, where=first, first=values[first], last=values[last]
-            )
+            yield self.finding(obs, message, where=first, first=values[first], last=values[last])

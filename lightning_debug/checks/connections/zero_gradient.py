@@ -20,8 +20,9 @@ class ZeroGradient(Check):
     Silent when: only some rows are zero (padding, lookup tables); the first updates of
     zero-initialised branches (LoRA, ReZero), whose gradient comes with the first update, however
     long a warm-up keeps that away; the loss is exactly zero, as hinge losses are when all is
-    well; a vector beside a matrix that gets its gradient (a bias that the loss does not see: the
-    critic of a WGAN, ranking losses); all gradients of one of several optimizers are zero (a part
+    well, or a term of it was multiplied by zero on purpose (a weight that starts at 0); a
+    vector beside a matrix that gets its gradient (a bias that the loss does not see: the critic
+    of a WGAN, ranking losses); all gradients of one of several optimizers are zero (a part
     whose loss is switched on later).
 
     Args:
@@ -61,7 +62,7 @@ class ZeroGradient(Check):
             self._alive.add(obs.optimizer)
         elif self._alive - {obs.optimizer}:
             return
-        if obs.loss == 0.0 or obs.optimizer not in self._driven:
+        if obs.loss == 0.0 or obs.muted or obs.optimizer not in self._driven:
             return
         beside = {_owner(name) for name in reached if present[name].dims > 1}
         for name, gradient in present.items():

@@ -100,9 +100,7 @@ class InitialLoss(Check):
         evidence: dict[str, Any] = {"loss": call.value, "reference": reference}
         if call.margin > 3.0 or call.unscaled <= limit:
             message += " A margin or a temperature in the loss explains it."
-            yield self.finding(
-                obs, message, where=call.place, severity=Severity.INFO, **evidence
-            )
+            yield self.finding(obs, message, where=call.place, severity=Severity.INFO, **evidence)
             return
         cause, fix = self._blame(call)
         yield self.finding(obs, message + cause, where=call.place, fix=fix, **evidence)

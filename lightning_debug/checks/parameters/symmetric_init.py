@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients
+from lightning_debug.observation import Gradients, Updates
 
 
 @dataclass(kw_only=True)
@@ -38,9 +38,17 @@ class SymmetricInit(Check):
     spread: float = 1e-3
     gradient_spread: float = 1e-2
     patience: int = 4
+    _resting: bool = field(default=False, init=False, repr=False)
+
+    def on_updates(self, obs: Updates) -> Iterator[Finding]:
+        """Remember whether a warm-up still keeps every learning rate at 0."""
+        self._resting = {update.lr for update in obs.parameters.values()} == {0.0}
+        yield from ()
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the weights whose units and gradients are all alike."""
+        if self._resting:
+            return
         for name, gradient in obs.parameters.items():
             alike = gradient.unit_spread <= self.spread
             if alike and gradient.gradient_spread <= self.gradient_spread:

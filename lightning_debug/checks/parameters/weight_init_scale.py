@@ -20,7 +20,8 @@ class WeightInitScale(Check):
     never initialised (torch.empty) holds anything.
 
     Silent when: the weights are looked up (embeddings), pretrained, frozen, or start at zero; a
-    normalisation follows directly; the layer's output is of a usual size all the same.
+    normalisation or a sine follows (Fourier features); the layer's output is of a usual size all
+    the same.
 
     Source: He et al., Delving Deep into Rectifiers (2015).
 

@@ -40,6 +40,7 @@ def test_fires_for_vectors(parameters):
         ),
         pytest.param(gradients({"net.0.weight": {"largest": 1e-30}}), id="tiny"),
         pytest.param(gradients({"net.0.weight": {**ZERO, "present": False}}), id="no gradient"),
+        pytest.param(gradients({"net.0.weight": ZERO}, muted=True), id="a term has weight 0"),
         pytest.param(gradients({"net.0.weight": ZERO}, loss=0.0), id="hinge loss is satisfied"),
         pytest.param(
             gradients({"net.0.weight": {**ZERO, "executed": False}}), id="module rests this step"
