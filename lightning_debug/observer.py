@@ -429,5 +429,5 @@ class Observer:
             yield draft.observation(look.step, look.epoch)
 
     def _show(self, obs: Observation) -> None:
-        if self._session.wants(type(obs)):
+        if isinstance(obs, RunEnd) or self._session.wants(type(obs)):
             self._session.observe(obs)

@@ -11,11 +11,12 @@ from lightning_debug import scalars
 from lightning_debug.check import BREAKS_ALL, Check, merge
 from lightning_debug.containment import Containment
 from lightning_debug.finding import Finding, Severity, worst_first
-from lightning_debug.observation import KINDS, Observation, hook
+from lightning_debug.observation import KINDS, Observation, RunEnd, hook
 from lightning_debug.registry import matches
 from lightning_debug.sinks.sink import RunInfo, Sink
 
 
+SHORTEST_RUN = 6
 METHODS = {kind: hook(kind) for kind in KINDS}
 
 
@@ -23,7 +24,8 @@ class Session:
     """One run: shows each observation to the checks that ask for its kind.
 
     A check answers about one look. The session keeps the streaks: a finding is told once, after
-    the check's patience of looks in a row; when it goes away and comes back, it is told again.
+    the check's patience of looks in a row, or when a run ends of which every look has seen it;
+    when it goes away and comes back, it is told again.
     A finding whose cause is known as well is filed under that cause.
 
     Args:
@@ -52,6 +54,8 @@ class Session:
         self._streaks: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self._active: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._told: dict[str, Finding] = {}
+        self._looks: Counter[tuple[str, str]] = Counter()
+        self._unripe: dict[tuple[str, str], dict[str, Finding]] = {}
         self._ripe: dict[str, dict[str, Finding]] = defaultdict(dict)
         self._scalars: dict[str, float] = {}
         self.closed = False
@@ -78,6 +82,9 @@ class Session:
             if self._works(check):
                 with self.contain(f"check {check.name()}"):
                     self._judge(check, obs)
+        if isinstance(obs, RunEnd) and obs.completed:
+            with self.contain("the end of the session"):
+                self._tell_of_short_run()
 
     def end_look(self, step: int, epoch: int) -> None:
         """Hand the numbers of this look to the sinks."""
@@ -94,6 +101,21 @@ class Session:
         for sink in self._sinks:
             self._to(sink, "close", self.findings, status=status, failures=self.contain.failures)
 
+    def _tell_of_short_run(self) -> None:
+        """Tell what every look of the run has seen, though it ended before patience did."""
+        for check in self._checks:
+            whole = {
+                place: finding
+                for key, findings in self._unripe.items()
+                for place, finding in findings.items()
+                if key[0] == check.name()
+                and finding.patience <= check.patience
+                and self._streaks[key][place] == self._looks[key] >= SHORTEST_RUN
+            }
+            if whole:
+                self._ripe[check.name()].update(whole)
+                self._tell(check, list(self._ripe[check.name()].values()))
+
     def _works(self, check: Check) -> bool:
         return self.contain.works(f"check {check.name()}")
 
@@ -107,7 +129,9 @@ class Session:
             del streak[gone]
         active.intersection_update(seen)
         streak.update(seen.keys())
+        self._looks[key] += 1
         ripe = {p: f for p, f in seen.items() if streak[p] >= (f.patience or check.patience)}
+        self._unripe[key] = {p: f for p, f in seen.items() if p not in ripe}
         if ripe.keys() - active:
             active.update(ripe)
             self._ripe[check.name()].update(ripe)

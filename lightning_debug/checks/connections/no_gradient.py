@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients, ParameterGradient
+from lightning_debug.observation import Gradients, Observation, RunEnd
 
 
 @dataclass(kw_only=True)
@@ -18,12 +18,15 @@ class NoGradient(Check):
     between it and the loss cuts the graph.
 
     Silent when: it had a gradient at any earlier step (toggled GAN parts, stochastic depth,
-    batches without positives), which takes ``patience`` looks to rule out; a sibling in the same
-    container ran instead (experts, heads by task), which takes ``routed_patience``.
+    batches without positives), which takes ``patience`` looks to rule out; its module has not run
+    yet, but may later (a stage that starts late, experts, heads by task), which takes
+    ``idle_patience`` looks. At the end of a run, a module that has never run is told, unless a
+    sibling in the same container ran instead.
 
     Args:
         patience: Looks in a row without any gradient.
-        routed_patience: The same where a sibling ran instead.
+        idle_patience: The same where the module itself does not run.
+        looks: Looks that a run needs for its end to prove anything.
     """
 
     severity = Severity.ERROR
@@ -33,28 +36,36 @@ class NoGradient(Check):
     )
 
     patience: int = 15
-    routed_patience: int = 40
+    idle_patience: int = 40
+    looks: int = 6
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
+    _idle: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
-        """List the parameters without a gradient, by module."""
+        """List the parameters without a gradient."""
         self._alive |= {n for n, g in obs.parameters.items() if g.present or g.ever}
-        silent = {n: g for n, g in obs.parameters.items() if n not in self._alive}
-        for name, gradient in silent.items():
-            yield self.finding(
-                obs,
-                self._explain(name, gradient),
-                where=name,
-                patience=self.routed_patience if gradient.routed else 0,
-                fix=self.fix if gradient.executed else self._unused,
-            )
+        for name, gradient in obs.parameters.items():
+            if name in self._alive:
+                self._idle.pop(name, None)
+            elif gradient.executed:
+                message = f"{name} is used in the forward pass but backward has never reached it."
+                yield self.finding(obs, message, where=name)
+            else:
+                if not gradient.routed:
+                    self._idle[name] = self._idle.get(name, 0) + 1
+                yield self._unused(obs, name, self.idle_patience)
 
-    _unused = (
-        "Use it in forward, or delete it; if it is meant to rest, freeze it with"
-        " requires_grad_(False)."
-    )
+    def on_run_end(self, obs: RunEnd) -> Iterator[Finding]:
+        """List the parameters of modules that have never run."""
+        if obs.completed:
+            for name, looks in self._idle.items():
+                if looks >= self.looks:
+                    yield self._unused(obs, name, 1)
 
-    def _explain(self, name: str, gradient: ParameterGradient) -> str:
-        if gradient.executed:
-            return f"{name} is used in the forward pass but backward has never reached it."
-        return f"{name} is in the optimizer, but its module has never been used."
+    def _unused(self, obs: Observation, name: str, patience: int) -> Finding:
+        message = f"{name} is in the optimizer, but its module has never been used."
+        fix = (
+            "Use it in forward, or delete it; if it is meant to rest, freeze it with"
+            " requires_grad_(False)."
+        )
+        return self.finding(obs, message, where=name, patience=patience, fix=fix)

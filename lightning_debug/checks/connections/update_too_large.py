@@ -35,6 +35,7 @@ class UpdateTooLarge(Check):
             to reach large targets.
         patience: Looks in a row.
         drastic_patience: The same for drastic steps.
+        recovery: Looks that the loss has to come back after a drastic step that raised it.
     """
 
     symptom_of = ("exploding-gradient",)
@@ -49,10 +50,13 @@ class UpdateTooLarge(Check):
     harm: float = 0.5
     patience: int = 14
     drastic_patience: int = 3
+    recovery: int = 8
     _first: float = field(default=math.nan, init=False, repr=False)
     _loss: float = field(default=math.nan, init=False, repr=False)
     _initial: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _thrown: dict[str, Ratios] = field(default_factory=dict, init=False, repr=False)
+    _worst: dict[str, Ratios] = field(default_factory=dict, init=False, repr=False)
+    _hurt: bool = field(default=False, init=False, repr=False)
 
     def on_losses(self, obs: Losses) -> Iterator[Finding]:
         """Remember the first loss and the last; tell of the step that has ruined it."""
@@ -62,6 +66,7 @@ class UpdateTooLarge(Check):
         ruined = next((value for value in values if not math.isfinite(value)), None)
         self._first = values[0] if math.isnan(self._first) else self._first
         self._loss = median(values[-5:]) if ruined is None else ruined
+        self._hurt = self._hurt or (bool(self._worst) and self._change() >= self.harm)
         if ruined is not None:
             for group, ratios in self._thrown.items():
                 yield self._tell(obs, group, ratios, "initial size", patience=1)
@@ -76,14 +81,16 @@ class UpdateTooLarge(Check):
             thrown = drastic[group].median > self.drastic
             self._thrown.pop(group, None)
             if thrown:
-                self._thrown[group] = drastic[group]
-            if not (thrown or ratios.median > self.ratio) or self._bearable(thrown):
-                continue
-            if thrown:
-                found = drastic[group]
+                found = self._thrown[group] = drastic[group]
+                self._worst[group] = max(self._worst.get(group, found), found, key=_size)
+            if thrown and self._change() >= self.harm:
                 yield self._tell(obs, group, found, "initial size", self.drastic_patience)
-            else:
+            elif ratios.median > self.ratio and self._change() >= -self.progress:
                 yield self._tell(obs, group, ratios, "size")
+            elif group in self._worst and self._hurt and self._change() >= -self.progress:
+                # It died of one step long ago, and nothing moves any more.
+                worst = self._worst[group]
+                yield self._tell(obs, group, worst, "initial size", self.recovery)
 
     def _tell(
         self, obs: Observation, group: str, ratios: Ratios, size: str, patience: int = 0
@@ -98,7 +105,10 @@ class UpdateTooLarge(Check):
             obs, message, where=group, patience=patience, ratio=ratios.median, lr=ratios.lr
         )
 
-    def _bearable(self, thrown: bool) -> bool:
-        """Tell whether the loss bears such steps: it falls, or for drastic ones does not rise."""
-        change = (self._loss - self._first) / abs(self._first) if self._first else 0.0
-        return change < (self.harm if thrown else -self.progress)
+    def _change(self) -> float:
+        """Return the change of the loss since the first one, relative to it."""
+        return (self._loss - self._first) / abs(self._first) if self._first else 0.0
+
+
+def _size(ratios: Ratios) -> float:
+    return ratios.median

@@ -2,6 +2,7 @@ import pytest
 
 from lightning_debug.checks.connections.no_gradient import NoGradient
 from lightning_debug.finding import Severity
+from lightning_debug.observation import RunEnd
 from tests.build_updates import gradients, told
 
 NONE = {"present": False, "largest": 0.0, "norm": 0.0}
@@ -24,12 +25,32 @@ def test_fires_for_a_module_that_never_runs():
         finding.message == "spare.weight is in the optimizer, but its module has never been used."
     )
     assert finding.fix.startswith("Use it in forward, or delete it")
+    assert finding.patience == NoGradient().idle_patience
 
 
-def test_waits_longer_where_a_sibling_ran():
+@pytest.mark.parametrize(
+    ("looks", "completed", "routed", "told_of"),
+    [
+        pytest.param(6, True, False, 1, id="the run is over"),
+        pytest.param(5, True, False, 0, id="too few looks"),
+        pytest.param(6, False, False, 0, id="interrupted: it may have come later"),
+        pytest.param(6, True, True, 0, id="an expert that was never chosen"),
+    ],
+)
+def test_the_end_of_the_run_proves_that_a_module_never_ran(looks, completed, routed, told_of):
+    check = NoGradient()
+    unused = gradients({"spare.weight": {**NONE, "executed": False, "routed": routed}})
+    for _ in range(looks):
+        list(check.on_gradients(unused))
+    found = list(check.on_run_end(RunEnd(completed=completed)))
+    assert len(found) == told_of
+    assert all(finding.patience == 1 for finding in found)
+
+
+def test_waits_longer_where_a_module_did_not_run():
     expert = {**NONE, "executed": False, "routed": True}
     [finding] = told(NoGradient(), gradients({"router.weight": {}, "experts.3.weight": expert}))
-    assert finding.patience == NoGradient().routed_patience
+    assert finding.patience == NoGradient().idle_patience
 
 
 @pytest.mark.parametrize(
