@@ -15,14 +15,13 @@ from lightning_debug.observation import (
     Backward,
     DataFlow,
     Gradients,
-    Losses,
     LossCalls,
+    Losses,
     Observation,
     RunEnd,
     RunStart,
     Updates,
 )
-
 
 # After the first value that is not finite, every number of the run means little.
 BREAKS_ALL = ("non-finite-activation", "non-finite-gradient", "non-finite-loss")

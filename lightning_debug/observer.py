@@ -27,8 +27,8 @@ from lightning_debug.observation import (
     Backward,
     DataFlow,
     Gradients,
-    Losses,
     LossCalls,
+    Losses,
     Observation,
     RunEnd,
     RunStart,
@@ -175,9 +175,7 @@ class Observer:
             ledger.send()
             ledger.settle()
             parameters = {name: draft.observation(name) for name, draft in drafts.items()}
-            symmetric = {
-                n for n, p in parameters.items() if p.identical_units and p.trainable
-            }
+            symmetric = {n for n, p in parameters.items() if p.identical_units and p.trainable}
             self._gradients = GradientTap(self._wiring, symmetric)
             self._show(
                 RunStart(step=step, epoch=epoch, parameters=parameters, resumed=self._resumed)
@@ -291,9 +289,7 @@ class Observer:
         self._losses.begin(look.ledger, references=look.first and not self._resumed)
         self._nonlinear.begin(look.ledger)
         self._muted.begin(look.ledger)
-        self._dropped.begin(
-            look.ledger, wanted=wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
-        )
+        self._dropped.begin(look.ledger, wanted=wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS)
         if works("the tap on the batch"):
             with self._contain("the tap on the batch"):
                 self._batch.measure(batch, look.ledger)
@@ -390,9 +386,7 @@ class Observer:
             for optimizer, draft in look.gradients
         ]
         skipped = bool(gradients) and not any(g.stepped for g in gradients)
-        weights = {
-            name: g.weight_finite for obs in gradients for name, g in obs.parameters.items()
-        }
+        weights = {name: g.weight_finite for obs in gradients for name, g in obs.parameters.items()}
         broken = tuple(
             name for obs in gradients for name, g in obs.parameters.items() if not g.finite
         )

@@ -24,9 +24,9 @@ def all_checks() -> dict[str, type[Check]]:
         if not info.ispkg:
             module = importlib.import_module(info.name)
             for value in vars(module).values():
-                if inspect.isclass(value) and value.__module__ == info.name:
-                    if issubclass(value, Check):
-                        found[value.name()] = value
+                own = inspect.isclass(value) and value.__module__ == info.name
+                if own and issubclass(value, Check):
+                    found[value.name()] = value
     return found
 
 
@@ -78,7 +78,9 @@ def choose(
     own: dict[str, Check] = {}
     for check in instances:
         if not isinstance(check, Check):
-            raise TypeError(f"checks: {check!r} is not a Check instance, such as DeadRelu(share=0.5)")
+            raise TypeError(
+                f"checks: {check!r} is not a Check instance, such as DeadRelu(share=0.5)"
+            )
         own[check.name()] = copy.deepcopy(check)
     classes = all_checks()
     chosen = {name: classes[name]() for name in (classes if names is None else names)}

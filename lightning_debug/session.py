@@ -15,7 +15,6 @@ from lightning_debug.observation import KINDS, Observation, RunEnd, hook
 from lightning_debug.registry import matches
 from lightning_debug.sinks.sink import RunInfo, Sink
 
-
 SHORTEST_RUN = 6
 METHODS = {kind: hook(kind) for kind in KINDS}
 
@@ -153,9 +152,7 @@ class Session:
         places.sort(key=lambda finding: -finding.severity.rank)
         finding = merge(places)
         if before:
-            finding = replace(
-                finding, step=before.step, epoch=before.epoch, count=before.count + 1
-            )
+            finding = replace(finding, step=before.step, epoch=before.epoch, count=before.count + 1)
         finding = replace(finding, caused_by=before.caused_by if before else self._cause(check))
         self._told[finding.name] = finding
         self._emit(finding, new=before is None)

@@ -314,7 +314,12 @@ class ActivationStats(Section):
 class UpdateRatios(Section):
     """Does the optimizer change every weight, by about a thousandth of its size?"""
 
-    names = ("update-too-large", "update-too-small", "weights-not-updated", "parameter-not-optimized")
+    names = (
+        "update-too-large",
+        "update-too-small",
+        "weights-not-updated",
+        "parameter-not-optimized",
+    )
 
 
 class LayerOrder(Section):

@@ -16,8 +16,17 @@ from torch.nn import functional as F
 from lightning_debug import DebugSuite, Finding, Sink
 from lightning_debug.checks.connections.dead_relu import DeadRelu
 from lightning_debug.sinks import run_folder
-from lightning_debug.taps import data, dropped_norm, forward, gradients, loss_calls, nonlinear
-from lightning_debug.taps import transfer, updates, wiring
+from lightning_debug.taps import (
+    data,
+    dropped_norm,
+    forward,
+    gradients,
+    loss_calls,
+    nonlinear,
+    transfer,
+    updates,
+    wiring,
+)
 from tests.runs import Program, digits, quiet_trainer
 from tests.test_no_trace import Plain, assert_same, run
 
@@ -105,9 +114,7 @@ def test_a_sink_that_raises_is_called_once_and_the_others_go_on(method: str) -> 
     assert "dead-relu" in {f.name for f in suite.findings}
 
 
-def test_a_full_disk_does_not_stop_the_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_a_full_disk_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -136,7 +143,9 @@ class Odd(nn.Module):
         self.phase = nn.Parameter(torch.randn(64, dtype=torch.complex64))
         self.scalar = nn.Parameter(torch.tensor(1.0))
         self.empty = nn.Parameter(torch.zeros(0, 4))
-        self.register_buffer("codes", torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8))
+        self.register_buffer(
+            "codes", torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8)
+        )
         self.shape = Shape()
         self.head = nn.Linear(64 + 8, 10)
 

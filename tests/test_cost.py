@@ -121,7 +121,10 @@ def test_sections_in_one_trainer_share_hooks_and_measurements(
         Observer, "__init__", lambda self, *a, **k: (built.append(self), init(self, *a, **k))[1]
     )
     sections = [
-        ActivationStats(sinks=[]), GradientNorms(), UpdateRatios(every_n_steps=5), DebugSuite()
+        ActivationStats(sinks=[]),
+        GradientNorms(),
+        UpdateRatios(every_n_steps=5),
+        DebugSuite(),
     ]
     quiet_trainer(max_epochs=1, callbacks=sections).fit(
         Program(network()), digits(flat=False, n=320)

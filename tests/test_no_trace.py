@@ -137,7 +137,7 @@ class Compiled(Plain):
         self.net = torch.compile(self.net, backend="eager")
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Raised in the middle of a run."""
 
 
@@ -150,7 +150,7 @@ class Failing(Plain):
 
 
 def _fail(*args: Any) -> None:
-    raise Stop
+    raise StopError
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def run(
     trainer = quiet_trainer(callbacks=callbacks, **settings)
     loaders = [data, digits(flat=False, n=64, shuffle=False)] if validate else [data]
     if fails:
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             trainer.fit(model, *loaders)
     else:
         trainer.fit(model, *loaders)
@@ -303,7 +303,7 @@ def test_nothing_stays_attached(make: Any) -> None:
     trainer = quiet_trainer(callbacks=[DebugSuite(debug=True, sinks=[]), Copies()])
     try:
         trainer.fit(model, digits(flat=False, n=320))
-    except Stop:
+    except StopError:
         model.net[0]._forward_hooks.clear()  # the one that the program put there itself
     assert copies
     assert attached() == before

@@ -295,3 +295,32 @@ def test_closes_with_what_was_found():
     session.close("KeyboardInterrupt")
     assert session.closed
     assert memory.status == "KeyboardInterrupt"
+
+
+def test_a_run_that_ends_before_patience_does_tells_what_every_look_has_seen():
+    session = run(Session([Orphan(patience=10)]), *[look("a") for _ in range(6)])
+    assert session.findings == []
+    assert [f.where for f in run(session, RunEnd()).findings] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        pytest.param([look("a")] * 5, id="too few looks"),
+        pytest.param([look(), *[look("a")] * 8], id="the first look had not seen it"),
+        pytest.param([*[look("a")] * 8, look()], id="the last look has not seen it"),
+    ],
+)
+def test_the_end_of_a_run_proves_nothing_where(observations):
+    session = run(Session([Orphan(patience=10)]), *observations)
+    assert run(session, RunEnd()).findings == []
+
+
+def test_an_interrupted_run_proves_nothing():
+    session = run(Session([Orphan(patience=10)]), *[look("a") for _ in range(6)])
+    assert run(session, RunEnd(completed=False)).findings == []
+
+
+def test_a_place_that_asks_for_more_patience_keeps_it():
+    session = run(Session([Orphan(patience=2)]), *[look("slow")] * 3)
+    assert run(session, RunEnd()).findings == []

@@ -110,9 +110,7 @@ class FunctionTap(TorchFunctionMode):
             self.listening = False
             self._failed(error)
 
-    def _follow(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-    ) -> None:
+    def _follow(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         outputs = list(tensors_in(out, depth=1))
         if not outputs:
             return  # a shape or a device

@@ -67,7 +67,8 @@ class GradientDraft:
         """Return the numbers that have arrived.
 
         Args:
-            step, epoch: Where in the run it is.
+            step: Optimizer updates made so far.
+            epoch: Epoch, counted from 0.
             ran: Position of the first run of each module, by path.
             used: Names of parameters that were handed to a function.
             routed: Paths of modules that stood idle while a sibling ran.

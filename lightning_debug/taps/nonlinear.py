@@ -116,7 +116,7 @@ class NonlinearTap(Listener):
             values = dense(args[0])
             if values is not None and values.ndim > 1:
                 origin = self._trace.origin(args[0])
-                axis = 1 if values.ndim > 3 or (origin and origin.axis == 1) else -1
+                axis = origin.axis if origin else (1 if values.ndim > 3 else -1)
                 call = self._note(name.strip("_"), "relu", args[0])
                 self._measure_dead(call, values, axis % values.ndim)
 

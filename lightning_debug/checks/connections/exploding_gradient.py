@@ -95,9 +95,7 @@ class ExplodingGradient(Check):
                 f" {values[first]:.1e} at {first}: it grows by 10^{-line.rise:.1f} over"
                 f" {len(values)} layers."
             )
-            yield self.finding(
-                obs, message, where=first, first=values[first], last=values[last]
-            )
+            yield self.finding(obs, message, where=first, first=values[first], last=values[last])
 
     def _over_time(self, obs: Gradients) -> Iterator[Finding]:
         norm = math.sqrt(sum(g.norm**2 for g in obs.parameters.values() if g.present))

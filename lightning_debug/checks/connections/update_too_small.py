@@ -28,7 +28,13 @@ class UpdateTooSmall(Check):
         patience: Looks in a row.
     """
 
-    symptom_of = ("vanishing-gradient", "zero-gradient", "weight-init-scale", "dead-relu")
+    symptom_of = (
+        "activation-collapse",
+        "vanishing-gradient",
+        "zero-gradient",
+        "weight-init-scale",
+        "dead-relu",
+    )
     fix = "Multiply the learning rate of this group by 10 to 1000, and check its schedule."
 
     ratio: float = 1e-6

@@ -37,7 +37,13 @@ class WeightsNotUpdated(Check):
     """
 
     severity = Severity.ERROR
-    symptom_of = ("update-too-small", "zero-gradient", "no-gradient")
+    symptom_of = (
+        "vanishing-gradient",
+        "activation-collapse",
+        "update-too-small",
+        "zero-gradient",
+        "no-gradient",
+    )
     fix = (
         "Check the learning rate of its group, whether something writes to the weights after"
         " optimizer.step(), and whether they were frozen after the optimizer was built."

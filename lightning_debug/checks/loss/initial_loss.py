@@ -33,7 +33,7 @@ class InitialLoss(Check):
         regression_factor: Largest healthy multiple of the loss of predicting zero; an
             independent prediction as large as the targets already gives 2.
         offset_factor: Largest healthy ratio of predicting zero to predicting the target mean.
-        large_mean: Mean of the targets that a fresh network, whose outputs are about 1, is far from.
+        large_mean: Mean of the targets that is far from the outputs of a fresh network (about 1).
         large_input: Root mean square of the first layer's input that counts as unnormalised.
         large_gain: Root mean square of a weight times sqrt(fan-in) that counts as too large.
     """

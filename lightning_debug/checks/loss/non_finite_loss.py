@@ -46,7 +46,9 @@ class NonFiniteLoss(Check):
         message = f"The loss is {value} from step {step} on."
         fix = self.fix
         if obs.broken:
-            message += f" By now {len(obs.broken)} parameters are not finite, {obs.broken[0]} first."
+            message += (
+                f" By now {len(obs.broken)} parameters are not finite, {obs.broken[0]} first."
+            )
             fix = (
                 f"Run again with every_n_steps=1 to see what breaks at step {step}; lower the"
                 " learning rate or clip gradients (Trainer(gradient_clip_val=1.0)) if the loss"
