@@ -53,7 +53,6 @@ class _Call:
     out: _Value
     input: _Value | None
     integer_input: bool
-    normalizes: bool
     reads: bool
     source: str = ""
     feeds_norm: bool = False
@@ -219,7 +218,6 @@ class ForwardTap:
                 out=result,
                 input=value,
                 integer_input=integers,
-                normalizes=_normalizes(frame.module),
                 reads=in_tensor is None or id(in_tensor) in self._trace.read,
                 source=origin.place if origin else "",
             )

@@ -11,12 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_debug.observation import Gradients, ParameterGradient
-from lightning_debug.taps.statistics import (
-    PARAMETER_SAMPLE,
-    dense,
-    foreach_norm,
-    sample,
-)
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring, spread_of_twins, spread_of_units
 
@@ -46,10 +41,6 @@ class GradientDraft:
     numbers: dict[str, _Numbers]
     orphans: dict[str, Entry]
     holders: dict[str, str]
-
-    def finite(self) -> bool:
-        """Tell whether every gradient is finite."""
-        return all(math.isfinite(n.largest.value) for n in self.numbers.values())
 
     def observation(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -10,11 +11,12 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from lightning_debug.observation import ParameterStart
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, wide
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, stride_for, wide
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
 ROUNDING = 1e-6
+UNITS = 256
 
 
 class Wiring:
@@ -154,7 +156,7 @@ class _Start:
             few = sample(values, PARAMETER_SAMPLE)
             self._size = few.numel()
             self._norm = ledger.note(norm(few))
-            self._largest = ledger.note(values.abs().amax())
+            self._largest = ledger.note(torch.linalg.vector_norm(values, math.inf))
             if values.ndim > 1 and values.shape[0] > 1:
                 self._apart = ledger.note(spread_of_units(values))
 
@@ -177,7 +179,7 @@ class _Start:
 
 def spread_of_units(values: Tensor) -> Tensor:
     """Return how much units (rows) differ from their mean, relative to their norm; 0 for zeros."""
-    rows = values.flatten(1)
+    rows = _few_units(values)
     apart = norm(rows - rows.mean(dim=0))
     return apart / norm(rows).clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -188,7 +190,7 @@ def spread_of_twins(values: Tensor) -> Tensor:
     The gates of a recurrent layer share a weight, so its units may be alike gate by gate only.
     Units that are all zero are left out: nothing has touched them.
     """
-    rows = values.flatten(1).to(wide(values))
+    rows = _few_units(values)
     direction = torch.linspace(1.0, 2.0, rows.shape[1], dtype=rows.dtype, device=rows.device)
     rows = rows[(rows @ direction.sin()).argsort()]  # units that are alike come to lie together
     sizes = rows.norm(dim=1)
@@ -199,6 +201,12 @@ def spread_of_twins(values: Tensor) -> Tensor:
     typical = norm(rows) / (sizes > 0).sum().clamp_min(1).sqrt()
     apart: Tensor = lonely / typical.clamp_min(torch.finfo(torch.float32).tiny)
     return apart
+
+
+def _few_units(values: Tensor) -> Tensor:
+    """Return at most ``UNITS`` units with at most ``PARAMETER_SAMPLE`` inputs each."""
+    rows = values[:: stride_for(values.shape[0], UNITS)].flatten(1)
+    return rows[:, :: stride_for(rows.shape[1], PARAMETER_SAMPLE)].to(wide(values))
 
 
 def _inside(path: str, parent: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,9 +24,9 @@ class DeadRelu(Check):
 
     Args:
         share: Smallest share of dead units in a layer that is told.
-        surprise: How far the share has to exceed one half, in standard errors, unless all units
-            are dead. Inputs that hardly vary leave it to the sign of the initial weights whether
-            a unit fires, so in a narrow layer most units may be dead by chance.
+        units: Fewest units in a layer of which only some are dead. Inputs that hardly vary leave
+            it to the sign of the initial weights whether a unit fires, so in a narrow layer most
+            units may be dead by chance; there all of them have to be.
         looks: Batches over which a unit has to be silent.
         samples: Fewest values of each unit in these batches.
         depth: How far the largest input of the dead units lies below zero, in standard
@@ -41,7 +40,7 @@ class DeadRelu(Check):
     )
 
     share: float = 0.7
-    surprise: float = 3.0
+    units: int = 16
     looks: int = 8
     samples: int = 200
     depth: float = 0.5
@@ -59,9 +58,8 @@ class DeadRelu(Check):
             penalty = call.head and not call.compared
             if call.kind != "relu" or not call.trained or penalty or not enough:
                 continue
-            excess = (call.dead_share - 0.5) * 2.0 * math.sqrt(call.units)
-            many = call.dead_share >= self.share and excess >= self.surprise
-            if (many or call.dead_share == 1.0) and call.dead_margin >= self.depth:
+            least = self.share if call.units >= self.units else 1.0
+            if call.dead_share >= least and call.dead_margin >= self.depth:
                 message = (
                     f"{call.dead_share:.0%} of the units of {call.place} gave 0 for all"
                     f" {call.dead_samples} values seen in the last {call.dead_looks} batches."
