@@ -43,7 +43,7 @@ class ZeroGradient(Check):
         " of them random), clamp() on the loss, dead units, or softmax over a single value."
     )
 
-    patience: int = 15
+    patience: int = 8
 
     _driven: set[str] = field(default_factory=set, init=False, repr=False)
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
