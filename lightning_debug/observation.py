@@ -64,8 +64,9 @@ class LossCall:
         classes: Number of classes that the call reveals; 0 for a regression.
         prediction_rms: Root mean square of the prediction.
         target_mean, target_std: Of float targets, over the batch.
-        margin: How far the logit of the true class lies below the others, in standard errors;
-            large before training only where the labels enter the logits (margin losses).
+        margin, margin_size: How far the logit of the true class lies below the others, in
+            standard errors and in standard deviations of the logits; both are large before
+            training only where the labels enter the logits (margin losses).
         unscaled: The loss with a constant factor on the logits (temperature) taken out; nan
             where there is no such factor.
     """
@@ -79,6 +80,7 @@ class LossCall:
     target_mean: float = float("nan")
     target_std: float = float("nan")
     margin: float = 0.0
+    margin_size: float = 0.0
     unscaled: float = float("nan")
 
 

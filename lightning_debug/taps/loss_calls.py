@@ -60,7 +60,7 @@ class _Call:
     references: dict[str, Entry] = field(default_factory=dict)
     prediction: tuple[Entry, int] | None = None
     target: tuple[Entry, Entry] | None = None
-    margin: Entry = field(default_factory=lambda: Entry(0.0))
+    margin: tuple[Entry, Entry] = field(default_factory=lambda: (Entry(0.0), Entry(0.0)))
     unscaled: Entry = field(default_factory=lambda: Entry(math.nan))
 
 
@@ -165,7 +165,8 @@ class LossTap(Listener):
                 prediction_rms=_rms(call.prediction),
                 target_mean=call.target[0].value if call.target else math.nan,
                 target_std=call.target[1].value if call.target else math.nan,
-                margin=call.margin.value,
+                margin=call.margin[0].value,
+                margin_size=call.margin[1].value,
                 unscaled=call.unscaled.value * call.scale,
             )
             for call in self._calls
@@ -199,7 +200,8 @@ class LossTap(Listener):
             rows = prediction.movedim(1, -1).reshape(-1, classes) if prediction.ndim > 1 else None
             labels = target.reshape(-1)
             if rows is not None and len(rows) == len(labels) and classes > 1:
-                call.margin = self._ledger.note(_margin(rows, labels))
+                surprise, size = _margin(rows, labels)
+                call.margin = self._ledger.note(surprise), self._ledger.note(size)
                 valid = labels.clamp(0, classes - 1)
                 shares = torch.zeros(classes, device=rows.device, dtype=torch.float32)
                 shares.index_add_(0, valid, torch.ones_like(valid, dtype=torch.float32))
@@ -240,8 +242,10 @@ def _targets(name: str, prediction: Tensor, target: Tensor, reduction: str) -> i
     return max(1, prediction.numel())
 
 
-def _margin(rows: Tensor, labels: Tensor) -> Tensor:
-    """Return by how many standard errors the true class's logit lies below the others.
+def _margin(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far the true class's logit lies below the others.
+
+    In standard errors, and in standard deviations of the logits.
 
     Before training a network knows nothing of the labels, so this is noise around 0, unless the
     loss lowers the true logit on purpose (ArcFace, CosFace). Logits count from the mean of their
@@ -263,7 +267,8 @@ def _margin(rows: Tensor, labels: Tensor) -> Tensor:
     seen = present.sum().clamp_min(1.0)
     mean = (gaps * present).sum() / seen
     error = torch.sqrt(((gaps - mean) ** 2 * present).sum()) / seen + 1e-12
-    return mean / error
+    spread = ((rows**2 * weight[:, None]).sum() / (weight.sum().clamp_min(1.0) * classes)).sqrt()
+    return mean / error, mean / (spread + 1e-12)
 
 
 def _temperature(logits: Tensor) -> Tensor | None:

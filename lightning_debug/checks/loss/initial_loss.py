@@ -61,6 +61,8 @@ class InitialLoss(Check):
     def on_activations(self, obs: Activations) -> Iterator[Finding]:
         """Remember what enters the first layer with weights."""
         if not self._judged:
+            tables = {call.place for call in obs.modules if call.integer_input}
+            self._gains = {n: g for n, g in self._gains.items() if _owner(n) not in tables}
             first = next((c for c in obs.modules if c.parametric), None)
             if first is not None and not first.integer_input and not math.isnan(first.input_rms):
                 self._input = first.place, first.input_rms
@@ -98,7 +100,7 @@ class InitialLoss(Check):
             f" {reference:.4g}."
         )
         evidence: dict[str, Any] = {"loss": call.value, "reference": reference}
-        if call.margin > 3.0 or call.unscaled <= limit:
+        if (call.margin > 3.0 and call.margin_size > 2.0) or call.unscaled <= limit:
             message += " A margin or a temperature in the loss explains it."
             yield self.finding(obs, message, where=call.place, severity=Severity.INFO, **evidence)
             return
@@ -150,3 +152,7 @@ class InitialLoss(Check):
             "Make the first outputs small: give the last layer a smaller initial scale, or put a"
             " normalisation before it.",
         )
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -54,10 +54,15 @@ def test_fires_on_large_predictions():
     assert "predicting nothing but zeros gives 1." in finding.message
 
 
+def test_features_that_go_with_the_labels_are_no_margin():
+    (finding,) = InitialLoss().on_loss_calls(loss_calls(value=30.0, margin=8.0, margin_size=0.5))
+    assert finding.severity == Severity.WARNING
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"margin": 8.0}, id="margin"),
+        pytest.param({"margin": 8.0, "margin_size": 5.0}, id="margin"),
         pytest.param({"unscaled": 2.4}, id="temperature"),
     ],
 )
