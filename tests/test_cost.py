@@ -191,6 +191,28 @@ def test_the_taps_keep_nothing_from_look_to_look() -> None:
     assert (_size(session), _size(observer)) == pytest.approx(before, rel=0.05)
 
 
+def test_a_compiled_model_is_seen_and_not_compiled_again() -> None:
+    graphs: list[object] = []
+
+    def backend(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def program() -> Program:
+        net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+        torch.nn.init.constant_(net[0].bias, -50.0)
+        return Program(torch.compile(net, backend=backend))
+
+    torch._dynamo.reset()
+    quiet_trainer().fit(program(), digits())
+    bare = len(graphs)
+    torch._dynamo.reset()
+    suite = DebugSuite(sinks=[])
+    quiet_trainer(callbacks=[suite]).fit(program(), digits())
+    assert len(graphs) == 2 * bare
+    assert "dead-relu" in {finding.name for finding in suite.findings}
+
+
 def _size(root: object, seen: set[int] | None = None) -> int:
     """Count the objects that can be reached through our own attributes and containers."""
     seen = set() if seen is None else seen
