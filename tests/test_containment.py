@@ -191,3 +191,25 @@ def test_odd_tensors_are_measured_or_passed_over() -> None:
     suite = DebugSuite(debug=True, sinks=[])
     quiet_trainer(callbacks=[suite]).fit(SparsePart(), digits())
     assert suite.failures == {}
+
+
+def test_a_step_inside_of_function_transforms_is_passed_over() -> None:
+    class PerSample(Program):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            weights = dict(self.net.named_parameters())
+
+            def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+                logits = torch.func.functional_call(self.net, weights, (x[None],))
+                return F.cross_entropy(logits, y[None])
+
+            return torch.func.vmap(loss)(*batch).mean()
+
+    def stuck() -> PerSample:
+        program = PerSample(nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)))
+        program.spare = nn.Linear(3, 3)
+        return program
+
+    suite = DebugSuite(debug=True, sinks=[])
+    quiet_trainer(callbacks=[suite]).fit(stuck(), digits())
+    assert suite.failures == {}
+    assert [finding.name for finding in suite.findings] == ["no-gradient"]

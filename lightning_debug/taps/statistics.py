@@ -23,7 +23,8 @@ def dense(tensor: Tensor | None) -> Tensor | None:
     """Return the real floating-point values of a tensor, or None where it has none to measure.
 
     Sparse tensors give their stored values, complex ones their real and imaginary parts, and
-    distributed ones the local shard. Integer, quantised, nested, meta and empty tensors give None.
+    distributed ones the local shard. Integer, quantised, nested, meta, functorch and empty
+    tensors give None.
     """
     if tensor is None:
         return None
@@ -39,6 +40,10 @@ def dense(tensor: Tensor | None) -> Tensor | None:
         tensor = torch.view_as_real(tensor)
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return None
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return None  # a tensor without memory: one sample of torch.func.vmap, a fake tensor
     return tensor.detach()
 
 
