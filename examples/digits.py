@@ -1,7 +1,8 @@
 """A small convolutional network on handwritten digits, first with five mistakes, then repaired.
 
-Run it with ``python examples/digits.py``. The first program trains without an error message and
-learns little; the suite says what is wrong with it. On the second one it has nothing to say.
+Run it with ``python examples/digits.py``. The first program trains without an error message, and
+not even badly: digits forgive a lot. The suite says what is wrong with it all the same. On the
+second one it has nothing to say.
 """
 
 from __future__ import annotations

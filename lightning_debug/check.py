@@ -25,6 +25,8 @@ from lightning_debug.observation import (
 
 # After the first value that is not finite, every number of the run means little.
 BREAKS_ALL = ("non-finite-activation", "non-finite-gradient", "non-finite-loss")
+# What was so before the first update was not done by updates.
+BY_UPDATES = ("update-too-large", "exploding-gradient")
 
 
 @dataclass(kw_only=True)
@@ -70,6 +72,10 @@ class Check:
         paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
         text = next((p for p in paragraphs if p.startswith("Why:")), "")
         return " ".join(text.removeprefix("Why:").split())
+
+    def causes(self) -> tuple[str, ...]:
+        """Return the findings that may explain this one, as far as the run has shown."""
+        return self.symptom_of
 
     def on_run_start(self, obs: RunStart) -> Iterable[Finding]:
         """Answer from the state before the first step."""

@@ -162,7 +162,7 @@ class Session:
     def _cause(self, check: Check) -> str:
         """Return the told root cause of a check's finding, or nothing."""
         after = [other for other in BREAKS_ALL if not self._explains(check, other)]
-        for name in (*check.symptom_of, *(after if check.symptom_of else ())):
+        for name in (*check.causes(), *(after if check.symptom_of else ())):
             cause = self._told.get(name)
             if cause and cause.severity >= Severity.WARNING:
                 return cause.caused_by or cause.name
@@ -170,13 +170,13 @@ class Session:
 
     def _explains(self, cause: Check, name: str) -> bool:
         """Tell whether the finding with this name is a symptom of a check's finding."""
-        return any(c.name() == name and cause.name() in c.symptom_of for c in self._checks)
+        return any(c.name() == name and cause.name() in c.causes() for c in self._checks)
 
     def _refile(self, cause: Finding) -> None:
         """File what was told before its cause under it."""
         for check in self._checks:
             symptom = self._told.get(check.name())
-            explained = symptom and not symptom.caused_by and cause.name in check.symptom_of
+            explained = symptom and not symptom.caused_by and cause.name in check.causes()
             if symptom and explained and symptom.name != cause.caused_by:
                 root = cause.caused_by or cause.name
                 self._told[symptom.name] = replace(symptom, caused_by=root)

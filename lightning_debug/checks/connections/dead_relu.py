@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lightning_debug.check import Check
+from lightning_debug.check import BY_UPDATES, Check
 from lightning_debug.finding import Finding
 from lightning_debug.observation import Activations
 
@@ -51,9 +51,18 @@ class DeadRelu(Check):
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share={self.share!r} must lie above 0 and not above 1")
 
+    _born: set[str] = field(default_factory=set, init=False, repr=False)
+    _killed: bool = field(default=False, init=False, repr=False)
+
+    def causes(self) -> tuple[str, ...]:
+        """Leave updates out where units have been dead from the first batch on."""
+        return tuple(n for n in self.symptom_of if self._killed or n not in BY_UPDATES)
+
     def on_activations(self, obs: Activations) -> Iterator[Finding]:
         """Compare the share of dead units of each rectifier."""
         for call in obs.nonlinear:
+            if call.dead_looks == 1 and call.dead_share >= self.share:
+                self._born.add(call.place)
             enough = call.dead_looks >= self.looks and call.dead_samples >= self.samples
             penalty = call.head and not call.compared
             if call.kind != "relu" or not call.trained or penalty or not enough:
@@ -64,4 +73,5 @@ class DeadRelu(Check):
                     f"{call.dead_share:.0%} of the units of {call.place} gave 0 for all"
                     f" {call.dead_samples} values seen in the last {call.dead_looks} batches."
                 )
+                self._killed = self._killed or call.place not in self._born
                 yield self.finding(obs, message, where=call.place, share=call.dead_share)

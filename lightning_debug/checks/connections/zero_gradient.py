@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lightning_debug.check import Check
+from lightning_debug.check import BY_UPDATES, Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Gradients, Updates
 
@@ -48,6 +48,14 @@ class ZeroGradient(Check):
     _driven: set[str] = field(default_factory=set, init=False, repr=False)
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
 
+    _born: set[str] = field(default_factory=set, init=False, repr=False)
+    _looked: set[str] = field(default_factory=set, init=False, repr=False)
+    _killed: bool = field(default=False, init=False, repr=False)
+
+    def causes(self) -> tuple[str, ...]:
+        """Leave updates out where the gradient has been zero from the first step on."""
+        return tuple(n for n in self.symptom_of if self._killed or n not in BY_UPDATES)
+
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Remember whether the optimizer had a learning rate yet."""
         if any(update.lr != 0.0 for update in obs.parameters.values()):
@@ -58,6 +66,9 @@ class ZeroGradient(Check):
         """List the parameters whose gradient holds only zeros."""
         present = {name: g for name, g in obs.parameters.items() if g.present}
         reached = {name for name, g in present.items() if g.largest > 0.0}
+        if obs.optimizer not in self._looked:
+            self._looked.add(obs.optimizer)
+            self._born |= present.keys() - reached
         if reached:
             self._alive.add(obs.optimizer)
         elif self._alive - {obs.optimizer}:
@@ -68,6 +79,7 @@ class ZeroGradient(Check):
         for name, gradient in present.items():
             redundant = gradient.dims == 1 and _owner(name) in beside
             if gradient.largest == 0.0 and gradient.executed and not redundant:
+                self._killed = self._killed or name not in self._born
                 message = f"The gradient of {name} is exactly 0 in all elements."
                 yield self.finding(obs, message, where=name)
 

@@ -45,3 +45,18 @@ def test_silent(changes):
 def test_refuses_a_share_that_is_none(share):
     with pytest.raises(ValueError, match="share"):
         DeadRelu(share=share)
+
+
+@pytest.mark.parametrize(
+    ("first", "explained"),
+    [
+        pytest.param(1.0, False, id="dead from the first batch on"),
+        pytest.param(0.4, True, id="died later"),
+    ],
+)
+def test_updates_explain_only_what_they_may_have_done(first, explained):
+    check = DeadRelu()
+    list(check.on_activations(look(dead_share=first, dead_looks=1, dead_samples=32)))
+    list(check.on_activations(look(dead_share=1.0)))
+    assert ("update-too-large" in check.causes()) is explained
+    assert "symmetric-init" in check.causes()

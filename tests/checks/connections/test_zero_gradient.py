@@ -66,3 +66,18 @@ def test_silent_while_the_loss_of_one_of_several_optimizers_is_off():
     off = gradients({"d": ZERO}, optimizer="Adam 1")
     assert told(ZeroGradient(), *steps, on, off) == []
     assert told(ZeroGradient(), *steps, off)
+
+
+@pytest.mark.parametrize(
+    ("first", "explained"),
+    [
+        pytest.param(ZERO, False, id="zero from the first step on"),
+        pytest.param({}, True, id="came to a stop later"),
+    ],
+)
+def test_updates_explain_only_what_they_may_have_done(first, explained):
+    check = ZeroGradient()
+    told(check, STEP, gradients({"head.weight": {}, "net.0.weight": first}))
+    told(check, STEP, gradients({"head.weight": {}, "net.0.weight": ZERO}))
+    assert ("update-too-large" in check.causes()) is explained
+    assert "symmetric-init" in check.causes()
