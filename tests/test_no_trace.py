@@ -344,3 +344,6 @@ def test_callback_model_and_trainer_can_be_pickled() -> None:
     trainer.callbacks.pop(0)
     assert pickle.loads(pickle.dumps(suite)).findings == suite.findings
     assert pickle.loads(pickle.dumps(model)).state_dict().keys() == model.state_dict().keys()
+    assert [type(c).__name__ for c in pickle.loads(pickle.dumps(trainer)).callbacks] == [
+        type(c).__name__ for c in trainer.callbacks
+    ]
