@@ -7,6 +7,7 @@ unit; losses have the unit of the user's loss.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -306,6 +307,11 @@ class Gradients(Observation):
     muted: bool = False
     stepped: bool = True
 
+    @property
+    def norm(self) -> float:
+        """Return the Euclidean norm over all gradients that are there."""
+        return math.sqrt(sum(g.norm**2 for g in self.parameters.values() if g.present))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterUpdate:
@@ -344,12 +350,22 @@ class Updates(Observation):
     optimizer: str
     parameters: Mapping[str, ParameterUpdate] = field(default_factory=dict)
 
+    @property
+    def resting(self) -> bool:
+        """Tell whether every learning rate is 0, as at the start of a warm-up."""
+        return {update.lr for update in self.parameters.values()} == {0.0}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd(Observation):
     """The run is over, or was interrupted."""
 
     completed: bool = True
+
+
+def owner(parameter: str) -> str:
+    """Return the path of the module that owns a parameter: ``"net.0.weight"`` -> ``"net.0"``."""
+    return parameter.rpartition(".")[0]
 
 
 def hook(kind: type[Observation]) -> str:

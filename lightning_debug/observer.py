@@ -33,6 +33,7 @@ from lightning_debug.observation import (
     RunEnd,
     RunStart,
     Updates,
+    owner,
 )
 from lightning_debug.schedule import DEFAULT_EVERY, Schedule
 from lightning_debug.session import Session
@@ -159,11 +160,6 @@ class Observer:
         self._mode_on = False
         self._stance: Any = None
 
-    @property
-    def looking(self) -> bool:
-        """Tell whether the taps are open."""
-        return self._look is not None
-
     def start(self, step: int, epoch: int) -> None:
         """Measure the state before the first step."""
         if not self._session.wants(RunStart):
@@ -250,8 +246,7 @@ class Observer:
             if self._fruitless > PATIENT:
                 self._idle = self._schedule.every_n_steps or DEFAULT_EVERY
         with self._contain("sending the numbers of a look"):
-            look.losses = [(n, look.ledger.note(v.mean())) for n, v in self._kept]
-            self._kept.clear()
+            look.losses = self._note_losses(look.ledger)
             look.ledger.send()
             self._sent = look
         if look.ledger.arrived:
@@ -265,8 +260,7 @@ class Observer:
         if self._kept:
             with self._contain("reading the last losses"):
                 ledger = Ledger()
-                losses = [(n, ledger.note(v.mean())) for n, v in self._kept]
-                self._kept.clear()
+                losses = self._note_losses(ledger)
                 ledger.send()
                 ledger.settle()
                 self._show(
@@ -278,6 +272,12 @@ class Observer:
         """Close the taps and forget what they saw, after a failure of ours."""
         self._close()
         self._kept.clear()
+
+    def _note_losses(self, ledger: Ledger) -> list[tuple[int, Entry]]:
+        """Note the losses since the last look, and let go of them."""
+        losses = [(step, ledger.note(loss.mean())) for step, loss in self._kept]
+        self._kept.clear()
+        return losses
 
     def _open(self, batch: Any) -> None:
         look = self._look
@@ -390,8 +390,8 @@ class Observer:
         broken = tuple(
             name for obs in gradients for name, g in obs.parameters.items() if not g.finite
         )
-        owners = {name.rpartition(".")[0]: True for name in weights}
-        owners |= {name.rpartition(".")[0]: False for name, finite in weights.items() if not finite}
+        owners = {owner(name): True for name in weights}
+        owners |= {owner(name): False for name, finite in weights.items() if not finite}
         modules = self._forward.modules(owners)
         finite = all(call.finite for call in modules)
         yield Activations(

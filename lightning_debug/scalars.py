@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lightning_debug.observation import Activations, Gradients, Observation, Updates
+from lightning_debug.observation import Activations, Gradients, Observation, Updates, owner
 
 GROUPS = 32
 
@@ -20,14 +20,13 @@ def group(place: str, depth: int = 1) -> str:
 def of(obs: Observation) -> dict[str, float]:
     """Return the scalars of an observation; nothing for a kind that has none."""
     if isinstance(obs, Gradients):
-        squares = [(_owner(n), g.norm**2) for n, g in obs.parameters.items() if g.present]
-        total = math.sqrt(sum(value for _, value in squares))
-        return {"gradient-norm": total} | {
+        squares = [(owner(n), g.norm**2) for n, g in obs.parameters.items() if g.present]
+        return {"gradient-norm": obs.norm} | {
             f"gradient-norm/{name}": math.sqrt(sum(values)) for name, values in _grouped(squares)
         }
     if isinstance(obs, Updates):
         ratios = [
-            (_owner(name), u.update_rms / u.weight_rms)
+            (owner(name), u.update_rms / u.weight_rms)
             for name, u in obs.parameters.items()
             if u.fan_in and u.weight_rms > 0
         ]
@@ -56,10 +55,6 @@ def _grouped(pairs: Iterable[tuple[str, float]]) -> list[tuple[str, list[float]]
         if key in groups or len(groups) < GROUPS:
             groups[key].append(value)
     return list(groups.items())
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _median(values: list[float]) -> float:

@@ -60,8 +60,7 @@ class TestRun:
     def test_an_interrupted_script_ends_in_its_own_time(self, script):
         path = script(
             "import time\n"
-            "print('ready', flush=True)\n"
-            "try:\n    time.sleep(60)\n"
+            "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
             "except KeyboardInterrupt:\n    time.sleep(1)\n    print('saved', flush=True)\n"
         )
         with subprocess.Popen(

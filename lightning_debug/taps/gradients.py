@@ -10,10 +10,10 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_debug.observation import Gradients, ParameterGradient
+from lightning_debug.observation import Gradients, ParameterGradient, owner
 from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
 from lightning_debug.taps.transfer import Entry, Ledger
-from lightning_debug.taps.wiring import Wiring, spread_of_twins, spread_of_units
+from lightning_debug.taps.wiring import Wiring, inside, spread_of_twins, spread_of_units
 
 
 @dataclass
@@ -71,7 +71,7 @@ class GradientDraft:
         """
 
         def one(name: str, n: _Numbers) -> ParameterGradient:
-            owner = name.rpartition(".")[0]
+            home = owner(name)
             share = max(n.nonzero.value / n.sampled, 1.0 / n.size)
             return ParameterGradient(
                 present=n.present,
@@ -83,9 +83,9 @@ class GradientDraft:
                 finite=math.isfinite(n.largest.value),
                 weight_finite=math.isfinite(n.weight.value),
                 dims=len(n.shape),
-                order=ran.get(owner, -1),
-                executed=not ran or owner in ran or name in used,
-                routed=any(owner == path or owner.startswith(path + ".") for path in routed),
+                order=ran.get(home, -1),
+                executed=not ran or home in ran or name in used,
+                routed=any(inside(home, path) for path in routed),
                 ever=n.ever,
                 unit_spread=n.apart[0].value if n.apart else math.nan,
                 gradient_spread=n.apart[1].value if n.apart else math.nan,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from lightning_debug.observation import ParameterStart
+from lightning_debug.observation import ParameterStart, owner
 from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, stride_for, wide
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -121,7 +121,7 @@ class Wiring:
         }
         idle: set[str] = set()
         for path, members in containers.items():
-            rest = {m for m in members if not any(_inside(p, m) for p in trace.ran)}
+            rest = {m for m in members if not any(inside(p, m) for p in trace.ran)}
             if 0 < len(rest) < len(members):
                 self._choosing.add(path)
             # Where a choice was made once, a step that chooses none of them is one, too.
@@ -167,7 +167,7 @@ class _Start:
             fan_in = int(torch.Size(self._shape).numel() / self._shape[0])
         return ParameterStart(
             shape=self._shape,
-            module=name.rpartition(".")[0],
+            module=owner(name),
             trainable=self._trainable,
             optimizer=self._optimizer,
             rms=self._norm.value / self._size**0.5,
@@ -209,5 +209,6 @@ def _few_units(values: Tensor) -> Tensor:
     return rows[:, :: stride_for(rows.shape[1], PARAMETER_SAMPLE)].to(wide(values))
 
 
-def _inside(path: str, parent: str) -> bool:
+def inside(path: str, parent: str) -> bool:
+    """Tell whether a module is another one or lies in it, by their paths."""
     return path == parent or path.startswith(parent + ".")

@@ -53,7 +53,7 @@ class ActivationCollapse(Check):
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Remember whether a warm-up still keeps every learning rate at 0."""
-        self._resting = {update.lr for update in obs.parameters.values()} == {0.0}
+        self._resting = obs.resting
         yield from ()
 
     def on_activations(self, obs: Activations) -> Iterator[Finding]:

@@ -72,8 +72,7 @@ class ExplodingGradient(Check):
 
     def _against_loss(self, obs: Gradients) -> Iterator[Finding]:
         gradients = [g for g in obs.parameters.values() if g.present]
-        norm = math.sqrt(sum(g.norm**2 for g in gradients))
-        weights = math.sqrt(sum(g.weight_norm**2 for g in gradients))
+        norm, weights = obs.norm, math.sqrt(sum(g.weight_norm**2 for g in gradients))
         leverage = norm * weights / max(1.0, self._chance)
         if leverage > self.leverage and math.isfinite(leverage):
             message = (
@@ -98,7 +97,7 @@ class ExplodingGradient(Check):
             yield self.finding(obs, message, where=first, first=values[first], last=values[last])
 
     def _over_time(self, obs: Gradients) -> Iterator[Finding]:
-        norm = math.sqrt(sum(g.norm**2 for g in obs.parameters.values() if g.present))
+        norm = obs.norm
         norms = self._norms.setdefault(obs.optimizer, deque(maxlen=50))
         losses = self._losses.setdefault(obs.optimizer, deque(maxlen=50))
         if len(norms) >= self.history and math.isfinite(norm):

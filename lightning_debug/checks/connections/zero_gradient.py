@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import BY_UPDATES, Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients, Updates
+from lightning_debug.observation import Gradients, Updates, owner
 
 
 @dataclass(kw_only=True)
@@ -75,14 +75,10 @@ class ZeroGradient(Check):
             return
         if obs.loss == 0.0 or obs.muted or obs.optimizer not in self._driven:
             return
-        beside = {_owner(name) for name in reached if present[name].dims > 1}
+        beside = {owner(name) for name in reached if present[name].dims > 1}
         for name, gradient in present.items():
-            redundant = gradient.dims == 1 and _owner(name) in beside
+            redundant = gradient.dims == 1 and owner(name) in beside
             if gradient.largest == 0.0 and gradient.executed and not redundant:
                 self._killed = self._killed or name not in self._born
                 message = f"The gradient of {name} is exactly 0 in all elements."
                 yield self.finding(obs, message, where=name)
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]

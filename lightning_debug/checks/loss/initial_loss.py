@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Activations, LossCall, LossCalls, RunStart
+from lightning_debug.observation import Activations, LossCall, LossCalls, RunStart, owner
 
 
 @dataclass(kw_only=True)
@@ -62,7 +62,7 @@ class InitialLoss(Check):
         """Remember what enters the first layer with weights."""
         if not self._judged:
             tables = {call.place for call in obs.modules if call.integer_input}
-            self._gains = {n: g for n, g in self._gains.items() if _owner(n) not in tables}
+            self._gains = {n: g for n, g in self._gains.items() if owner(n) not in tables}
             first = next((c for c in obs.modules if c.parametric), None)
             if first is not None and not first.integer_input and not math.isnan(first.input_rms):
                 self._input = first.place, first.input_rms
@@ -152,7 +152,3 @@ class InitialLoss(Check):
             "Make the first outputs small: give the last layer a smaller initial scale, or put a"
             " normalisation before it.",
         )
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
