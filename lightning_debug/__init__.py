@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from lightning_debug.finding import TrainingBugError as TrainingBugError
     from lightning_debug.sinks.sink import Sink as Sink
     from lightning_debug.suite import ActivationStats as ActivationStats
+    from lightning_debug.suite import DataQuality as DataQuality
     from lightning_debug.suite import DebugSuite as DebugSuite
     from lightning_debug.suite import GradientNorms as GradientNorms
     from lightning_debug.suite import InitialLoss as InitialLoss
     from lightning_debug.suite import LayerOrder as LayerOrder
+    from lightning_debug.suite import LossCurve as LossCurve
+    from lightning_debug.suite import LossFunction as LossFunction
+    from lightning_debug.suite import MetricUse as MetricUse
     from lightning_debug.suite import UpdateRatios as UpdateRatios
 
 __version__ = "0.1.0"
@@ -33,6 +37,10 @@ _HOMES = {
     "ActivationStats": "suite",
     "UpdateRatios": "suite",
     "LayerOrder": "suite",
+    "LossFunction": "suite",
+    "LossCurve": "suite",
+    "DataQuality": "suite",
+    "MetricUse": "suite",
     "Check": "check",
     "Finding": "finding",
     "Severity": "finding",

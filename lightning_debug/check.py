@@ -13,14 +13,18 @@ from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import (
     Activations,
     Backward,
+    Batch,
     DataFlow,
     Gradients,
     LossCalls,
     Losses,
+    LossTerms,
     Observation,
     RunEnd,
     RunStart,
+    Tracking,
     Updates,
+    Validation,
 )
 
 # After the first value that is not finite, every number of the run means little.
@@ -81,12 +85,20 @@ class Check:
         """Answer from the state before the first step."""
         return ()
 
+    def on_batch(self, obs: Batch) -> Iterable[Finding]:
+        """Answer from a batch of training data."""
+        return ()
+
     def on_activations(self, obs: Activations) -> Iterable[Finding]:
         """Answer from what the modules produced."""
         return ()
 
     def on_loss_calls(self, obs: LossCalls) -> Iterable[Finding]:
         """Answer from the loss functions that were called."""
+        return ()
+
+    def on_loss_terms(self, obs: LossTerms) -> Iterable[Finding]:
+        """Answer from the summands of the loss."""
         return ()
 
     def on_data_flow(self, obs: DataFlow) -> Iterable[Finding]:
@@ -107,6 +119,14 @@ class Check:
 
     def on_updates(self, obs: Updates) -> Iterable[Finding]:
         """Answer from what an optimizer step did."""
+        return ()
+
+    def on_validation(self, obs: Validation) -> Iterable[Finding]:
+        """Answer from a pass over the validation data."""
+        return ()
+
+    def on_tracking(self, obs: Tracking) -> Iterable[Finding]:
+        """Answer from what is logged and watched."""
         return ()
 
     def on_run_end(self, obs: RunEnd) -> Iterable[Finding]:

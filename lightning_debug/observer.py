@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_debug.observation import (
     Activations,
     Backward,
+    Batch,
     DataFlow,
     Gradients,
     LossCalls,
@@ -33,9 +32,10 @@ from lightning_debug.observation import (
     RunEnd,
     RunStart,
     Updates,
+    Validation,
     owner,
 )
-from lightning_debug.schedule import DEFAULT_EVERY, Schedule
+from lightning_debug.schedule import DEFAULT_EVERY, Clock, Schedule
 from lightning_debug.session import Session
 from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropped_norm import DroppedNormTap
@@ -48,6 +48,7 @@ from lightning_debug.taps.nonlinear import NonlinearTap
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.updates import UpdateDraft, UpdateTap
+from lightning_debug.taps.validation import ValidationTap
 from lightning_debug.taps.wiring import Wiring
 
 LOSSES_KEPT = 1000
@@ -61,6 +62,7 @@ class _Look:
 
     step: int
     epoch: int
+    index: int
     first: bool
     ledger: Ledger = field(default_factory=Ledger)
     losses: list[tuple[int, Entry]] = field(default_factory=list)
@@ -71,31 +73,6 @@ class _Look:
     ran: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     routed: set[str] = field(default_factory=set)
-
-
-class _Clock:
-    """Compares the time of batches with a look to that of batches without one."""
-
-    def __init__(self) -> None:
-        self._started = 0.0
-        self._looks: deque[float] = deque(maxlen=5)
-        self._steps: deque[float] = deque(maxlen=15)
-
-    def start(self) -> None:
-        """A batch starts."""
-        self._started = time.perf_counter()
-
-    def stop(self, *, looked: bool) -> None:
-        """A batch ends."""
-        times = self._looks if looked else self._steps
-        times.append(time.perf_counter() - self._started)
-
-    @property
-    def cost(self) -> float:
-        """Return the time that a look adds to a step, in steps; 0 while that is not known."""
-        if not self._looks or not self._steps:
-            return 0.0
-        return max(0.0, median(self._looks) / max(median(self._steps), 1e-9) - 1.0)
 
 
 class Observer:
@@ -130,6 +107,7 @@ class Observer:
         self._wiring = Wiring(model, optimizers, scheduled)
         self._trace = Trace({})
         self._batch = BatchTap()
+        self._validation = ValidationTap()
         self._losses = LossTap(self._trace)
         self._nonlinear = NonlinearTap(self._trace)
         self._dropped = DroppedNormTap(self._trace)
@@ -150,7 +128,7 @@ class Observer:
         self._kept: deque[tuple[int, Tensor]] = deque(maxlen=LOSSES_KEPT)
         self._look: _Look | None = None
         self._sent: _Look | None = None
-        self._clock = _Clock()
+        self._clock = Clock()
         self._step = 0
         self._looks = 0
         self._fruitless = 0
@@ -177,11 +155,12 @@ class Observer:
                 RunStart(step=step, epoch=epoch, parameters=parameters, resumed=self._resumed)
             )
 
-    def batch_start(self, batch: Any, step: int, epoch: int, *, updates: bool) -> None:
+    def batch_start(self, batch: Any, index: int, step: int, epoch: int, *, updates: bool) -> None:
         """Open the taps if it is time.
 
         Args:
             batch: The batch, of any shape.
+            index: Its number in the epoch.
             step: Optimizer updates made so far.
             epoch: Epoch, counted from 0.
             updates: Whether an optimizer step is expected in this batch.
@@ -193,7 +172,7 @@ class Observer:
         self._idle -= 1
         if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
             return
-        self._look = _Look(step, epoch, first)
+        self._look = _Look(step, epoch, index, first)
         self._looks += 1
         with self._contain("opening the taps"):
             self._open(batch)
@@ -252,6 +231,26 @@ class Observer:
         if look.ledger.arrived:
             self._read()
         self._clock.stop(looked=True)
+
+    def validation_start(self) -> None:
+        """Get ready for a pass over the validation data."""
+        self._validation.begin()
+
+    def validation_batch_start(self, batch: Any, index: int, loader: int) -> None:
+        """See a batch of validation data: its number in its loader, and the loader's."""
+
+    def validation_batch_end(self, outputs: Any) -> None:
+        """Keep the loss of a validation batch, if ``validation_step`` returned one."""
+        if self._contain.works("the tap on validation"):
+            with self._contain("the tap on validation"):
+                self._validation.batch(outputs)
+
+    def validation_end(self, step: int, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """Observe a pass over the validation data; ``metrics`` are those that were logged."""
+        if self._session.wants(Validation) and self._contain.works("the tap on validation"):
+            with self._contain("the tap on validation"):
+                loss = self._validation.loss(metrics)
+                self._show(Validation(step=step, epoch=epoch, loss=loss))
 
     def close(self, step: int, epoch: int, *, completed: bool) -> None:
         """Close the taps, whatever state they are in, and observe what is left."""
@@ -394,6 +393,7 @@ class Observer:
         owners |= {owner(name): False for name, finite in weights.items() if not finite}
         modules = self._forward.modules(owners)
         finite = all(call.finite for call in modules)
+        yield Batch(**where, index=look.index, finite=self._batch.finite)
         yield Activations(
             **where,
             modules=modules,

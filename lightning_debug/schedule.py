@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 DEFAULT_EVERY = 50
 
@@ -49,3 +52,28 @@ class Schedule:
         longest = self.every_n_steps or max(DEFAULT_EVERY, int(cost / self.budget))
         interval = 1 if update + 1 < self.dense else max(1, update // 4)
         self._next = update + min(interval, longest)
+
+
+class Clock:
+    """Compares the time of batches with a look to that of batches without one."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._looks: deque[float] = deque(maxlen=5)
+        self._steps: deque[float] = deque(maxlen=15)
+
+    def start(self) -> None:
+        """A batch starts."""
+        self._started = time.perf_counter()
+
+    def stop(self, *, looked: bool) -> None:
+        """A batch ends."""
+        times = self._looks if looked else self._steps
+        times.append(time.perf_counter() - self._started)
+
+    @property
+    def cost(self) -> float:
+        """Return the time that a look adds to a step, in steps; 0 while that is not known."""
+        if not self._looks or not self._steps:
+            return 0.0
+        return max(0.0, median(self._looks) / max(median(self._steps), 1e-9) - 1.0)

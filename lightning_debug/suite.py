@@ -174,6 +174,7 @@ class Section(pl.Callback):
                 self._loss = None
                 observer.batch_start(
                     batch,
+                    batch_idx,
                     trainer.global_step,
                     trainer.current_epoch,
                     updates=_updates(trainer, pl_module, batch_idx),
@@ -217,6 +218,47 @@ class Section(pl.Callback):
                 loss = loss if isinstance(loss, Tensor) else self._loss
                 observer.batch_end(loss)
         self._raise_if_strict()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Get ready to hear of the validation loss."""
+        with self._watching() as observer:
+            if observer:
+                observer.validation_start()
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """See what the validation data are."""
+        with self._watching() as observer:
+            if observer:
+                observer.validation_batch_start(batch, batch_idx, dataloader_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the validation loss."""
+        with self._watching() as observer:
+            if observer:
+                observer.validation_batch_end(outputs)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Observe the validation."""
+        with self._watching() as observer:
+            if observer:
+                observer.validation_end(
+                    trainer.global_step, trainer.current_epoch, trainer.callback_metrics
+                )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the session."""
@@ -326,6 +368,30 @@ class LayerOrder(Section):
     """Are batch norm and dropout executed in a sound order?"""
 
     names = ("dropout-before-batch-norm",)
+
+
+class LossFunction(Section):
+    """Is it the right loss for the task, and does it get what it expects?"""
+
+    names = ()
+
+
+class LossCurve(Section):
+    """Does the loss fall, in training and in validation?"""
+
+    names = ()
+
+
+class DataQuality(Section):
+    """Are the inputs and targets fit to learn from?"""
+
+    names = ()
+
+
+class MetricUse(Section):
+    """Are metrics computed and watched as they are meant?"""
+
+    names = ()
 
 
 def _active(trainer: pl.Trainer) -> list[Section]:

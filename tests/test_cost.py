@@ -173,7 +173,7 @@ def test_the_taps_keep_nothing_from_look_to_look() -> None:
     batch = torch.randn(8, 2)
 
     def look(step: int) -> None:
-        observer.batch_start(batch, step, 0, updates=True)
+        observer.batch_start(batch, 0, step, 0, updates=True)
         loss = model(batch).square().mean()
         observer.before_backward()
         loss.backward()

@@ -1,0 +1,1 @@
+"""How a run is recorded and watched."""

@@ -1,0 +1,75 @@
+"""The kinds of observation: frozen, numbers only, what happened at one look.
+
+Taps measure them, checks read them. Places are module paths (``"encoder.0"``), parameters have
+their names in ``LightningModule.named_parameters()``. Ratios and root mean squares (rms) have no
+unit; losses have the unit of the user's loss.
+"""
+
+from __future__ import annotations
+
+from lightning_debug.observation.activations import (
+    Activations,
+    DataFlow,
+    DroppedNorm,
+    ModuleCall,
+    NonlinearCall,
+)
+from lightning_debug.observation.base import Observation, hook, owner
+from lightning_debug.observation.data import Batch, Validation
+from lightning_debug.observation.loss import LossCall, LossCalls, Losses, LossTerm, LossTerms
+from lightning_debug.observation.optimization import (
+    Backward,
+    BackwardCall,
+    Gradients,
+    ParameterGradient,
+    ParameterUpdate,
+    Updates,
+)
+from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
+from lightning_debug.observation.tracking import Tracking
+
+__all__ = [
+    "KINDS",
+    "Activations",
+    "Backward",
+    "BackwardCall",
+    "Batch",
+    "DataFlow",
+    "DroppedNorm",
+    "Gradients",
+    "LossCall",
+    "LossCalls",
+    "LossTerm",
+    "LossTerms",
+    "Losses",
+    "ModuleCall",
+    "NonlinearCall",
+    "Observation",
+    "ParameterGradient",
+    "ParameterStart",
+    "ParameterUpdate",
+    "RunEnd",
+    "RunStart",
+    "Tracking",
+    "Updates",
+    "Validation",
+    "hook",
+    "owner",
+]
+
+# In the order in which the observations of one look are shown.
+KINDS: tuple[type[Observation], ...] = (
+    RunStart,
+    Batch,
+    Activations,
+    LossCalls,
+    LossTerms,
+    DataFlow,
+    Losses,
+    Backward,
+    Gradients,
+    Updates,
+    Validation,
+    Tracking,
+    RunEnd,
+)

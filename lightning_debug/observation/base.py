@@ -1,0 +1,24 @@
+"""What all observations share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Something that was measured after ``step`` optimizer updates."""
+
+    step: int = 0
+    epoch: int = 0
+
+
+def owner(parameter: str) -> str:
+    """Return the path of the module that owns a parameter: ``"net.0.weight"`` -> ``"net.0"``."""
+    return parameter.rpartition(".")[0]
+
+
+def hook(kind: type[Observation]) -> str:
+    """Return the name of the check method for a kind: ``LossCalls`` -> ``"on_loss_calls"``."""
+    return "on_" + re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()

@@ -1,0 +1,145 @@
+"""What went back through the model, and what the optimizer made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lightning_debug.observation.base import Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackwardCall:
+    """The gradient on its way through one leaf module."""
+
+    place: str
+    incoming_finite: bool = True
+    outgoing_finite: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backward(Observation):
+    """The gradients of activations, in the order in which backward reached the modules.
+
+    Attributes:
+        loss_finite: Whether the loss was finite.
+        broken: Names of parameters whose gradient is not finite.
+        skipped: Whether the optimizer refused the step, as a gradient scaler does.
+    """
+
+    calls: tuple[BackwardCall, ...] = ()
+    loss_finite: bool = True
+    activations_finite: bool = True
+    broken: tuple[str, ...] = ()
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterGradient:
+    """The gradient of one parameter, unscaled, before clipping.
+
+    Attributes:
+        present: Whether backward wrote a gradient at all; the numbers below need one.
+        norm: Euclidean norm of the gradient.
+        largest: Largest magnitude; exactly 0 only where every element is.
+        rms: Root mean square over its non-zero elements (a lookup table touches few rows).
+        weight_rms, weight_norm: Root mean square and Euclidean norm of the parameter.
+        finite, weight_finite: Whether all elements are finite.
+        dims: Number of dimensions of the parameter.
+        order: Position of its module in the forward pass; -1 if the module did not run.
+        executed: Whether the module that owns it ran.
+        routed: Whether a sibling in the same container of modules ran instead of it.
+        ever: Whether it had a gradient at any earlier look or holds optimizer state.
+        unit_spread, gradient_spread: How much its units, and their gradients, differ, relative
+            to their size, or the loneliest of them from its twin (gates share a weight); only for
+            parameters whose units were identical at the start.
+    """
+
+    present: bool = True
+    norm: float = 1.0
+    largest: float = 1.0
+    rms: float = 1.0
+    weight_rms: float = 1.0
+    weight_norm: float = 1.0
+    finite: bool = True
+    weight_finite: bool = True
+    dims: int = 2
+    order: int = 0
+    executed: bool = True
+    routed: bool = False
+    ever: bool = False
+    unit_spread: float = float("nan")
+    gradient_spread: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradients(Observation):
+    """The gradients that an optimizer is about to use, by parameter name.
+
+    Attributes:
+        optimizer: Which one, such as ``"AdamW"`` or ``"SGD 1"`` where there are several.
+        orphans: Names of trainable parameters with a gradient that no optimizer holds and
+            nobody changed since the last look.
+        waiting: The same for parameters that an optimizer holds which has not made a step yet,
+            with that optimizer.
+        loss: The loss that they belong to; nan where it is unknown.
+        muted: Whether the training step multiplied a term of the loss by 0.
+        stepped: Whether the optimizer used them; a gradient scaler may refuse.
+    """
+
+    optimizer: str
+    parameters: Mapping[str, ParameterGradient] = field(default_factory=dict)
+    orphans: tuple[str, ...] = ()
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    loss: float = float("nan")
+    muted: bool = False
+    stepped: bool = True
+
+    @property
+    def norm(self) -> float:
+        """Return the Euclidean norm over all gradients that are there."""
+        return math.sqrt(sum(g.norm**2 for g in self.parameters.values() if g.present))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterUpdate:
+    """The true change of one parameter in one optimizer step, over a strided sample of elements.
+
+    Attributes:
+        update_rms: Root mean square of the change, over the elements that changed.
+        weight_rms: Root mean square of the parameter before the step.
+        changed: Number of sampled elements that changed.
+        driven: Number of sampled elements whose gradient is not zero.
+        moved: Whether it differs from its value before the last measured step of this
+            optimizer; None where that is not known.
+        lr: Learning rate of its group.
+        scheduled: Whether a scheduler drives that learning rate.
+        group: Index of its group in the optimizer.
+        fan_in: Inputs of one unit; 0 for vectors and scalars.
+        trainable: Whether it asks for a gradient.
+    """
+
+    update_rms: float = 1e-3
+    weight_rms: float = 1.0
+    changed: int = 1
+    driven: int = 1
+    moved: bool | None = None
+    lr: float = 1e-3
+    scheduled: bool = False
+    group: int = 0
+    fan_in: int = 1
+    trainable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updates(Observation):
+    """What one step of an optimizer did to its parameters, by parameter name."""
+
+    optimizer: str
+    parameters: Mapping[str, ParameterUpdate] = field(default_factory=dict)
+
+    @property
+    def resting(self) -> bool:
+        """Tell whether every learning rate is 0, as at the start of a warm-up."""
+        return {update.lr for update in self.parameters.values()} == {0.0}
