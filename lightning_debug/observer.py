@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,33 +27,48 @@ from lightning_debug.observation import (
     Batch,
     DataFlow,
     Gradients,
+    Loader,
     LossCalls,
     Losses,
+    LossTerms,
+    MetricPass,
     Observation,
     RunEnd,
     RunStart,
+    Threshold,
+    Tracking,
     Updates,
     Validation,
+    Watcher,
     owner,
 )
 from lightning_debug.schedule import DEFAULT_EVERY, Clock, Schedule
 from lightning_debug.session import Session
-from lightning_debug.taps.data import BatchTap
+from lightning_debug.taps.data import BatchTap, ValidationPrintTap
 from lightning_debug.taps.dropped_norm import DroppedNormTap
+from lightning_debug.taps.entries import EntryTap
 from lightning_debug.taps.forward import ForwardTap
 from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
+from lightning_debug.taps.handwritten import HandwrittenTap
 from lightning_debug.taps.loss_calls import LossTap
+from lightning_debug.taps.metrics import MetricTap, read
 from lightning_debug.taps.muted import MutedTap
 from lightning_debug.taps.nonlinear import NonlinearTap
+from lightning_debug.taps.replay import ReplayTap
+from lightning_debug.taps.terms import TermTap
+from lightning_debug.taps.thresholds import ThresholdTap
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.updates import UpdateDraft, UpdateTap
-from lightning_debug.taps.validation import ValidationTap
 from lightning_debug.taps.wiring import Wiring
 
 LOSSES_KEPT = 1000
 DATA_FLOW_LOOKS = 10
+REFERENCE_EVERY = 1
+LISTENED_VALIDATIONS = 3
+LISTENED_BATCHES = 2
+MOST_THRESHOLDS = 64
 PATIENT = 64
 
 
@@ -88,6 +104,8 @@ class Observer:
         schedule: Says when to look.
         scheduled: Optimizers whose learning rate a scheduler drives.
         resumed: Whether training goes on from a checkpoint.
+        loader: What is known of the training data.
+        alone: Whether this is the only process of the run.
     """
 
     def __init__(
@@ -99,6 +117,8 @@ class Observer:
         *,
         scheduled: Iterable[Optimizer] = (),
         resumed: bool = False,
+        loader: Loader | None = None,
+        alone: bool = True,
     ) -> None:
         self._session = session
         self._contain = session.contain
@@ -107,14 +127,44 @@ class Observer:
         self._wiring = Wiring(model, optimizers, scheduled)
         self._trace = Trace({})
         self._batch = BatchTap()
-        self._validation = ValidationTap()
-        self._losses = LossTap(self._trace)
+        self._alone = alone
+        self._metrics = MetricTap(
+            model, lambda error: self._contain.fail("the tap on metrics", error)
+        )
+        self._compared = ThresholdTap(Trace({}), "validation_step")
+        self._validation_functions = FunctionTap(
+            Trace({}),
+            [self._compared],
+            lambda error: self._contain.fail("the tap on metrics", error),
+        )
+        self._ears = ExitStack()
+        self._made: list[Threshold] = []
+        self._validations = 0
+        self._classes = ThresholdTap(self._trace, "training_step")
+        self._handwritten = HandwrittenTap(self._trace)
+        self._replay = ReplayTap()
+        self._losses = LossTap(self._trace, self._handwritten, self._replay)
+        self._loader = loader or Loader()
+        self._entries = EntryTap(self._trace)
+        self._prints = ValidationPrintTap()
+        self._losses.told = self._entries.compared
         self._nonlinear = NonlinearTap(self._trace)
         self._dropped = DroppedNormTap(self._trace)
         self._muted = MutedTap()
+        self._terms = TermTap(self._trace)
         self._functions = FunctionTap(
             self._trace,
-            [self._losses, self._nonlinear, self._dropped, self._muted],
+            [
+                self._losses,
+                self._handwritten,
+                self._replay,
+                self._nonlinear,
+                self._dropped,
+                self._muted,
+                self._terms,
+                self._entries,
+                self._classes,
+            ],
             lambda error: self._contain.fail("the tap on functions", error),
         )
         self._forward = ForwardTap(
@@ -152,7 +202,13 @@ class Observer:
             symmetric = {n for n, p in parameters.items() if p.identical_units and p.trainable}
             self._gradients = GradientTap(self._wiring, symmetric)
             self._show(
-                RunStart(step=step, epoch=epoch, parameters=parameters, resumed=self._resumed)
+                RunStart(
+                    step=step,
+                    epoch=epoch,
+                    parameters=parameters,
+                    resumed=self._resumed,
+                    loader=self._loader,
+                )
             )
 
     def batch_start(self, batch: Any, index: int, step: int, epoch: int, *, updates: bool) -> None:
@@ -168,6 +224,9 @@ class Observer:
         self._clock.start()
         self._read()
         self._step = step
+        if self._session.wants(Batch) and self._contain.works("the tap on the batch"):
+            with self._contain("the tap on the batch"):
+                self._batch.pass_by(batch, index, step, epoch)
         first = self._looks == 0
         self._idle -= 1
         if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
@@ -177,8 +236,15 @@ class Observer:
         with self._contain("opening the taps"):
             self._open(batch)
 
-    def before_backward(self) -> None:
-        """Close the taps on the forward pass."""
+    def before_backward(self, loss: Tensor) -> None:
+        """Take the loss apart that backward starts from, and close the taps on the forward pass."""
+        if self._look and not self._stepping and self._contain.works("the tap on losses"):
+            with self._contain("the tap on losses"), self._functions.deaf():
+                self._losses.backward(loss)
+                self._terms.backward(loss, self._losses.nodes)
+        self._pause()
+
+    def _pause(self) -> None:
         if self._look:
             self._functions.listening = False
             self._forward.pause()
@@ -197,7 +263,7 @@ class Observer:
             return
         if any(known is optimizer for known, _ in look.gradients):
             return  # a closure is evaluated several times in one step
-        self.before_backward()
+        self._pause()
         self._stepping = True  # a closure may run the model again: those passes are not looked at
         if self._contain.works("the tap on gradients"):
             with self._contain("the tap on gradients"), self._functions.deaf():
@@ -226,51 +292,147 @@ class Observer:
                 self._idle = self._schedule.every_n_steps or DEFAULT_EVERY
         with self._contain("sending the numbers of a look"):
             look.losses = self._note_losses(look.ledger)
+            self._batch.flush(look.ledger)
             look.ledger.send()
             self._sent = look
         if look.ledger.arrived:
             self._read()
         self._clock.stop(looked=True)
 
-    def validation_start(self) -> None:
-        """Get ready for a pass over the validation data."""
-        self._validation.begin()
+    def epoch_start(self) -> None:
+        """See the metrics as they are when an epoch of training begins, at its first batch."""
+        if self._session.wants(Tracking) and self._contain.works("the tap on metrics"):
+            with self._contain("the tap on metrics"):
+                self._metrics.begin("training", watch=False)
 
     def validation_batch_start(self, batch: Any, index: int, loader: int) -> None:
         """See a batch of validation data: its number in its loader, and the loader's."""
+        if self._session.wants(Validation) and self._contain.works("the tap on the batch"):
+            with self._contain("the tap on the batch"):
+                if index == 0 and loader == 0:
+                    self._prints.begin()
+                self._prints.batch(batch, index, loader)
+        if not self._session.wants(Tracking) or not self._contain.works("the tap on metrics"):
+            return
+        with self._contain("the tap on metrics"):
+            if index == 0 and loader == 0:
+                self._validations += 1
+                self._metrics.begin("validation", watch=self._alone)
+            self._metrics.batch(batch)
+            few = self._validations <= LISTENED_VALIDATIONS
+            if few and index < LISTENED_BATCHES and loader == 0:
+                self._listen_to_validation()
 
-    def validation_batch_end(self, outputs: Any) -> None:
-        """Keep the loss of a validation batch, if ``validation_step`` returned one."""
-        if self._contain.works("the tap on validation"):
-            with self._contain("the tap on validation"):
-                self._validation.batch(outputs)
+    def _listen_to_validation(self) -> None:
+        self._compared.begin()
+        self._ears.enter_context(self._validation_functions)
+        self._validation_functions.listening = True
+        if "torch._dynamo" in sys.modules:
+            self._ears.enter_context(torch.compiler.set_stance("force_eager"))
 
-    def validation_end(self, step: int, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """Observe a pass over the validation data; ``metrics`` are those that were logged."""
-        if self._session.wants(Validation) and self._contain.works("the tap on validation"):
-            with self._contain("the tap on validation"):
-                loss = self._validation.loss(metrics)
-                self._show(Validation(step=step, epoch=epoch, loss=loss))
+    def validation_batch_end(self) -> None:
+        """Close the tap on the functions of a validation batch."""
+        self._validation_functions.listening = False
+        self._ears.close()
+        with self._contain("the tap on metrics"):
+            self._made = [*self._made, *self._compared.take()][:MOST_THRESHOLDS]
+
+    def validation_end(self, step: int, epoch: int, loss: float) -> None:
+        """Observe a pass over the validation data and its mean loss."""
+        if not self._session.wants(Validation):
+            return
+        with self._contain("the losses since the last look"):
+            ledger = Ledger()
+            noted = [(at, ledger.note(value.mean())) for at, value in self._kept]
+            ledger.send()
+            ledger.settle()
+            # Those of a look that is on its way are not kept any more.
+            waiting = self._sent.losses if self._sent else []
+            if self._sent:
+                self._sent.ledger.settle()
+            losses = tuple((at, entry.value) for at, entry in (*waiting, *noted))
+            self._show(
+                Validation(
+                    step=step,
+                    epoch=epoch,
+                    loss=loss,
+                    losses=losses,
+                    prints=self._prints.prints(),
+                )
+            )
+
+    def track(
+        self,
+        step: int,
+        epoch: int,
+        stage: str,
+        *,
+        metrics: Mapping[str, Any],
+        watchers: Sequence[Watcher],
+        complete: bool,
+    ) -> None:
+        """Observe what has been logged and what watches it.
+
+        Args:
+            step: Optimizer updates made so far.
+            epoch: Epoch, counted from 0.
+            stage: What has ended: ``"validation"``, ``"training"`` or ``"run"``.
+            metrics: What has been logged.
+            watchers: What decides by a metric.
+            complete: Whether all that is logged has been logged at least once.
+        """
+        if not self._session.wants(Tracking):
+            return
+        uses: tuple[MetricPass, ...] = ()
+        if self._contain.works("the tap on metrics"):
+            with self._contain("the tap on metrics"):
+                uses = self._metrics.end(stage) if self._alone else ()
+        with self._contain("the logged metrics"):
+            made, self._made = tuple(self._made), []
+            # Read where a pass has ended that reports them; elsewhere the names are enough.
+            needed = stage == "validation" or any(math.isfinite(use.value) for use in uses)
+            values = read(metrics) if needed else dict.fromkeys(metrics, math.nan)
+            self._show(
+                Tracking(
+                    step=step,
+                    epoch=epoch,
+                    stage=stage,
+                    metrics=values,
+                    watchers=tuple(watchers),
+                    uses=uses,
+                    thresholds=made,
+                    complete=complete,
+                )
+            )
 
     def close(self, step: int, epoch: int, *, completed: bool) -> None:
         """Close the taps, whatever state they are in, and observe what is left."""
         self._close()
+        self._unhook_metrics()
         self._read()
         if self._kept:
             with self._contain("reading the last losses"):
                 ledger = Ledger()
                 losses = self._note_losses(ledger)
+                self._batch.flush(ledger)
                 ledger.send()
                 ledger.settle()
                 self._show(
                     Losses(step=step, epoch=epoch, values=tuple((n, e.value) for n, e in losses))
                 )
+                self._show(self._batch.rest(step, epoch))
         self._show(RunEnd(step=step, epoch=epoch, completed=completed))
 
     def abandon(self) -> None:
         """Close the taps and forget what they saw, after a failure of ours."""
         self._close()
+        self._unhook_metrics()
         self._kept.clear()
+
+    def _unhook_metrics(self) -> None:
+        self._metrics.pause()
+        self._validation_functions.listening = False
+        self._ears.close()
 
     def _note_losses(self, ledger: Ledger) -> list[tuple[int, Entry]]:
         """Note the losses since the last look, and let go of them."""
@@ -285,13 +447,22 @@ class Observer:
         works, wants = self._contain.works, self._session.wants
         self._wiring.refresh()
         self._trace.paths = self._wiring.paths()
-        self._losses.begin(look.ledger, references=look.first and not self._resumed)
+        dense = self._looks <= self._schedule.dense
+        self._losses.begin(
+            look.ledger,
+            batch,
+            references=dense or self._looks % REFERENCE_EVERY == 0,
+            replay=look.first and not self._resumed,
+        )
         self._nonlinear.begin(look.ledger)
         self._muted.begin(look.ledger)
+        self._terms.begin(look.ledger, wanted=wants(LossTerms))
         self._dropped.begin(look.ledger, wanted=wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS)
         if works("the tap on the batch"):
             with self._contain("the tap on the batch"):
-                self._batch.measure(batch, look.ledger)
+                tensors = self._batch.measure(batch, look.index, look.epoch, look.ledger)
+                few = wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
+                self._entries.begin(tensors, look.ledger, columns=few)
         if works("the tap on updates") and (wants(Updates) or wants(Gradients)):
             with self._contain("the tap on updates"):
                 look.still = self._updates.still(look.ledger)
@@ -339,7 +510,11 @@ class Observer:
             handle.remove()
         self._handles = []
         self._forward.end()
+        self._losses.end()
+        self._entries.end()
         self._dropped.end()
+        self._made = [*self._made, *self._classes.take()][:MOST_THRESHOLDS]
+        self._terms.end()
         self._functions.listening = False
         if self._mode_on:
             self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -370,6 +545,7 @@ class Observer:
         loss = values[-1][1] if values else math.nan
         loss_finite = not values or math.isfinite(loss)
         still = {name for name, entry in look.still.items() if entry.value == 0.0}
+        ends = self._forward.ends()
         gradients = [
             draft.observation(
                 look.step,
@@ -377,6 +553,7 @@ class Observer:
                 ran=look.ran,
                 used=look.used,
                 routed=look.routed,
+                ends=ends,
                 still=still,
                 loss=loss,
                 muted=self._muted.off,
@@ -393,7 +570,10 @@ class Observer:
         owners |= {owner(name): False for name, finite in weights.items() if not finite}
         modules = self._forward.modules(owners)
         finite = all(call.finite for call in modules)
-        yield Batch(**where, index=look.index, finite=self._batch.finite)
+        harmful = not loss_finite or (bool(broken) and not skipped)
+        if any(not math.isfinite(value) for _, value in values):
+            self._batch.search()
+        yield self._batch.observation(self._entries, look.step, look.epoch, look.index, harmful)
         yield Activations(
             **where,
             modules=modules,
@@ -401,8 +581,18 @@ class Observer:
             batch_finite=self._batch.finite,
             harmful=not skipped and (not loss_finite or bool(broken)),
         )
-        yield LossCalls(**where, calls=self._losses.observations(), resumed=self._resumed)
-        yield DataFlow(**where, dropped_norms=self._dropped.observations())
+        yield LossCalls(
+            **where,
+            calls=self._losses.observations(),
+            whole=self._losses.whole(loss),
+            resumed=self._resumed,
+        )
+        yield LossTerms(**where, terms=self._terms.observations())
+        yield DataFlow(
+            **where,
+            dropped_norms=self._dropped.observations(),
+            entries=self._entries.data_entries(),
+        )
         yield Losses(
             **where,
             values=values,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from lightning_debug import record, registry
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity, TrainingBugError
+from lightning_debug.observation import Validation, Watcher
 from lightning_debug.observer import Observer
 from lightning_debug.schedule import Schedule
 from lightning_debug.session import Session
@@ -23,6 +25,8 @@ from lightning_debug.sinks.console import Console
 from lightning_debug.sinks.loggers import Loggers
 from lightning_debug.sinks.run_folder import RunFolder, new_folder
 from lightning_debug.sinks.sink import RunInfo, Sink
+from lightning_debug.taps import loaders
+from lightning_debug.taps.validation import ValidationTap
 
 Strict = bool | Literal["error", "warning"]
 
@@ -88,6 +92,9 @@ class Section(pl.Callback):
         self._observer: Observer | None = None
         self._findings: list[Finding] = []
         self._loss: Tensor | None = None
+        self._validation: ValidationTap | None = None
+        self._first_epoch = 0
+        self._validated = False
         self.run_folder: Path | None = None
 
     @property
@@ -107,8 +114,8 @@ class Section(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the live parts behind: a pickle or a copy knows the findings, not the run."""
-        live = {"_session": None, "_observer": None, "_loss": None, "_findings": self.findings}
-        return self.__dict__ | live
+        live = {"_session": None, "_observer": None, "_loss": None, "_validation": None}
+        return self.__dict__ | live | {"_findings": self.findings}
 
     def __repr__(self) -> str:
         """Say what it is and what it found."""
@@ -153,6 +160,8 @@ class Section(pl.Callback):
         if session is None or _active(trainer)[:1] != [self]:
             return
         sections = _active(trainer)
+        # Not in the observer: the mean is taken over all ranks, also where the observer failed.
+        self._validation = ValidationTap() if session.wants(Validation) else None
         with session.contain("the start of the observer"):
             observer = Observer(
                 pl_module,
@@ -161,9 +170,16 @@ class Section(pl.Callback):
                 Schedule(min((s.every_n_steps for s in sections if s.every_n_steps), default=None)),
                 scheduled=[c.scheduler.optimizer for c in trainer.lr_scheduler_configs],
                 resumed=trainer.ckpt_path is not None or trainer.global_step > 0,
+                alone=trainer.world_size == 1,
+                loader=loaders.describe(
+                    trainer.train_dataloader,
+                    trainer.val_dataloaders,
+                    overfit=bool(getattr(trainer, "overfit_batches", 0)),
+                ),
             )
             observer.start(trainer.global_step, trainer.current_epoch)
             self._observer = observer
+            self._first_epoch, self._validated = trainer.current_epoch, False
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -172,6 +188,8 @@ class Section(pl.Callback):
         with self._watching() as observer:
             if observer:
                 self._loss = None
+                if batch_idx == 0:
+                    observer.epoch_start()
                 observer.batch_start(
                     batch,
                     batch_idx,
@@ -187,7 +205,7 @@ class Section(pl.Callback):
         with self._watching() as observer:
             if observer:
                 self._loss = loss.detach()
-                observer.before_backward()
+                observer.before_backward(loss)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen again."""
@@ -221,9 +239,8 @@ class Section(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Get ready to hear of the validation loss."""
-        with self._watching() as observer:
-            if observer:
-                observer.validation_start()
+        if self._validation is not None:
+            self._validation.begin()
 
     def on_validation_batch_start(
         self,
@@ -250,15 +267,34 @@ class Section(pl.Callback):
         """Keep the validation loss."""
         with self._watching() as observer:
             if observer:
-                observer.validation_batch_end(outputs)
+                observer.validation_batch_end()
+        tap, session = self._validation, self._session
+        if tap is None or session is None or dataloader_idx > 0:
+            return
+        if session.contain.works("the tap on validation"):
+            with session.contain("the tap on validation"):
+                tap.batch(outputs, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe the validation."""
+        tap, session = self._validation, self._session
+        if tap is None or session is None:
+            return
+        loss = math.nan
+        # On every rank, whatever has failed on this one: the others wait for it here.
+        with session.contain("the mean over the validation data"):
+            loss = tap.loss(trainer.callback_metrics, trainer.strategy.root_device)
         with self._watching() as observer:
             if observer:
-                observer.validation_end(
-                    trainer.global_step, trainer.current_epoch, trainer.callback_metrics
-                )
+                self._validated = True
+                self._track(trainer, "validation")
+                observer.validation_end(trainer.global_step, trainer.current_epoch, loss)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Observe what the epoch before has logged: by now it is complete."""
+        if trainer.current_epoch > self._first_epoch:
+            with self._watching():
+                self._track(trainer, "training")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the session."""
@@ -291,8 +327,25 @@ class Section(pl.Callback):
             with session.contain("closing the observer"):
                 observer.abandon()
 
+    def _track(self, trainer: pl.Trainer, stage: str) -> None:
+        """Show what has been logged and what watches it."""
+        if self._observer is not None:
+            validated = self._validated or not trainer.enable_validation
+            self._observer.track(
+                trainer.global_step,
+                trainer.current_epoch,
+                stage,
+                metrics=trainer.callback_metrics,
+                watchers=_watchers(trainer),
+                complete=stage != "validation" and validated,
+            )
+
     def _finish(self, status: str, trainer: pl.Trainer | None = None) -> None:
+        if trainer is not None and self._session is not None and not self._session.closed:
+            with self._watching():
+                self._track(trainer, "run")
         observer, self._observer = self._observer, None
+        self._validation = None
         session = self._session
         self._loss = None
         if session is None or session.closed:
@@ -373,25 +426,45 @@ class LayerOrder(Section):
 class LossFunction(Section):
     """Is it the right loss for the task, and does it get what it expects?"""
 
-    names = ()
+    names = (
+        "probabilities-as-logits",
+        "not-log-probabilities",
+        "target-broadcast",
+        "loss-task-mismatch",
+        "class-imbalance",
+        "padding-in-loss",
+        "loss-reduction",
+        "constant-loss-terms",
+        "loss-scale-imbalance",
+        "regularization-dominates",
+    )
 
 
 class LossCurve(Section):
     """Does the loss fall, in training and in validation?"""
 
-    names = ()
+    names = ("loss-not-decreasing", "loss-diverging", "overfitting")
 
 
 class DataQuality(Section):
     """Are the inputs and targets fit to learn from?"""
 
-    names = ()
+    names = (
+        "input-not-normalized",
+        "non-finite-input",
+        "constant-input",
+        "constant-target",
+        "data-not-shuffled",
+        "labels-unrelated",
+        "train-val-overlap",
+        "duplicate-augmentation",
+    )
 
 
 class MetricUse(Section):
     """Are metrics computed and watched as they are meant?"""
 
-    names = ()
+    names = ("metric-misuse", "monitor-mode-reversed")
 
 
 def _active(trainer: pl.Trainer) -> list[Section]:
@@ -429,6 +502,24 @@ def _updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) ->
     if not module.automatic_optimization:
         return True
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def _watchers(trainer: pl.Trainer) -> list[Watcher]:
+    """Return what decides by a logged metric, known by its properties and not by its class."""
+    found = []
+    for callback in getattr(trainer, "callbacks"):  # noqa: B009 - set, not declared
+        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        # A checkpoint that keeps nothing compares nothing.
+        keeps = getattr(callback, "save_top_k", 1) != 0
+        if isinstance(monitor, str) and mode in ("min", "max") and keeps:
+            found.append(Watcher(name=type(callback).__name__, monitor=monitor, mode=str(mode)))
+    for config in trainer.lr_scheduler_configs:
+        monitor, mode = config.monitor, getattr(config.scheduler, "mode", None)
+        automatic = trainer.lightning_module.automatic_optimization
+        if automatic and config.reduce_on_plateau and monitor and mode in ("min", "max"):
+            name = type(config.scheduler).__name__
+            found.append(Watcher(name=name, monitor=monitor, mode=str(mode), guards=False))
+    return found
 
 
 def _log_dir(trainer: pl.Trainer) -> Path:

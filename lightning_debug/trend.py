@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from lightning_debug.observation import Gradients
+
+SMALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,22 @@ def trend(values: Sequence[float]) -> Trend | None:
 
 
 def relative_gradients(obs: Gradients) -> dict[str, float]:
-    """Return gradient over weight (rms) of the weight matrices, in order of execution."""
-    weights = [
-        (g.order, name, g.rms / g.weight_rms)
+    """Return gradient over weight (rms) of the weight matrices, in order of execution.
+
+    Of several heads only the loudest counts, as the last: they lie beside one another. A weight
+    that started at zero is taken for larger than it is: nothing is large beside it.
+    """
+    matrices = [
+        (name, g)
         for name, g in obs.parameters.items()
         if g.present and g.dims > 1 and g.order >= 0 and g.weight_rms > 0 and g.largest > 0
     ]
-    return {name: value for _, name, value in sorted(weights) if math.isfinite(value)}
+    usual = median([g.weight_rms for _, g in matrices]) if matrices else 0.0
+    weights = [
+        (g.order, name, g.rms / max(g.weight_rms, SMALL * usual), g.end) for name, g in matrices
+    ]
+    values = [weight for weight in sorted(weights) if math.isfinite(weight[2])]
+    heads = [weight for weight in values if weight[3]]
+    loudest = [max(heads, key=lambda weight: weight[2])] if heads else []
+    inner = [weight for weight in values if not weight[3]]
+    return {name: value for _, name, value, _ in [*inner, *loudest]}

@@ -2,6 +2,7 @@
 
 from lightning_debug.observation import (
     Activations,
+    ClassCounts,
     Gradients,
     LossCall,
     LossCalls,
@@ -41,6 +42,16 @@ def loss_calls(resumed=False, **changes):
     fields = {"function": "cross_entropy", "value": 2.31, "classes": 10, "prediction_rms": 0.1}
     fields["references"] = {"uniform": 2.3026}
     return LossCalls(calls=(LossCall(**fields | changes),), resumed=resumed)
+
+
+def labelled(targets, correct, *, own=0.5, other=0.5):
+    """Return the counts of the classes of one batch."""
+    return ClassCounts(
+        targets=tuple(targets),
+        correct=tuple(correct),
+        own=(own,) * len(targets),
+        other=(other,) * len(targets),
+    )
 
 
 def run_start(resumed=False, **parameters):

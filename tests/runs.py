@@ -109,6 +109,7 @@ def fit(
     callbacks: tuple[pl.Callback, ...] = (),
     seed: int = 0,
     resume: str | Path | None = None,
+    validation: Any = None,
     **trainer: Any,
 ) -> DebugSuite:
     """Build a module from a seed, train it with the whole suite on, and return the suite."""
@@ -116,7 +117,7 @@ def fit(
     model = module()
     suite = suite or DebugSuite(debug=True, sinks=[])
     run = quiet_trainer(max_epochs=epochs, callbacks=[suite, *callbacks], **trainer)
-    run.fit(model, data, ckpt_path=resume)
+    run.fit(model, data, validation, ckpt_path=resume)
     assert not suite.failures, suite.failures
     return suite
 

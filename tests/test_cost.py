@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_debug import ActivationStats, DebugSuite, GradientNorms, UpdateRatios
 from lightning_debug.observation import (
@@ -60,7 +62,7 @@ class Watch(pl.Callback):
         self.counter.step = -1
 
 
-def count(callbacks: list[pl.Callback]) -> CountOps:
+def count(callbacks: list[pl.Callback], data: Any = None) -> CountOps:
     pl.seed_everything(0, verbose=False)
     counter = CountOps()
     # Ours run between the two halves of the counter.
@@ -69,7 +71,7 @@ def count(callbacks: list[pl.Callback]) -> CountOps:
     )
     trainer.callbacks.append(Watch(counter))
     with counter:
-        trainer.fit(Program(network()), digits(flat=False, n=640))
+        trainer.fit(Program(network()), data or digits(flat=False, n=640))
     return counter
 
 
@@ -84,6 +86,17 @@ def test_between_looks_no_operator_runs_and_nothing_is_read(bare: CountOps) -> N
     # Keeping the loss takes one detach.
     quiet = [step for step, more in extra.items() if more <= 1]
     assert len(quiet) > 50
+    assert sum(watched.reads[s] - bare.reads[s] for s in range(80)) == 0
+
+
+def test_the_search_for_a_bad_batch_reads_nothing() -> None:
+    x, y = digits(flat=False, n=640).dataset.tensors  # type: ignore[attr-defined]
+    x = x.clone()
+    x[::50] = math.nan
+    data = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
+    bare, suite = count([], data), DebugSuite(debug=True, sinks=[])
+    watched = count([suite], data)
+    assert "non-finite-input" in {finding.name for finding in suite.findings}
     assert sum(watched.reads[s] - bare.reads[s] for s in range(80)) == 0
 
 
@@ -155,12 +168,16 @@ def test_memory_is_bounded_over_a_hundred_thousand_simulated_looks() -> None:
         session.observe(Updates(step=step, optimizer="SGD", parameters={"a.weight": update}))
         session.end_look(step, 0)
 
-    for step in range(2_000):
-        look(step)
-    before = _size(session)
-    for step in range(2_000, 100_000):
-        look(step)
-    assert _size(session) == pytest.approx(before, rel=0.05)
+    def largest(start: int, end: int) -> int:
+        sizes = []
+        for step in range(start, end):
+            look(step)
+            if step % 500 == 0:
+                sizes.append(_size(session))
+        return max(sizes)
+
+    before = largest(0, 2_000)
+    assert largest(2_000, 100_000) <= 1.05 * before
 
 
 def test_the_taps_keep_nothing_from_look_to_look() -> None:
@@ -175,7 +192,7 @@ def test_the_taps_keep_nothing_from_look_to_look() -> None:
     def look(step: int) -> None:
         observer.batch_start(batch, 0, step, 0, updates=True)
         loss = model(batch).square().mean()
-        observer.before_backward()
+        observer.before_backward(loss)
         loss.backward()
         observer.after_backward()
         observer.before_optimizer_step(optimizer)
@@ -183,12 +200,15 @@ def test_the_taps_keep_nothing_from_look_to_look() -> None:
         optimizer.zero_grad()
         observer.batch_end(loss)
 
+    def own() -> int:
+        return _size(observer) - _size(session)  # the checks keep a curve, of bounded length
+
     for step in range(200):
         look(step)
-    before = _size(session), _size(observer)
+    before = own()
     for step in range(200, 400):
         look(step)
-    assert (_size(session), _size(observer)) == pytest.approx(before, rel=0.05)
+    assert own() == pytest.approx(before, rel=0.05)
 
 
 def test_a_compiled_model_is_seen_and_not_compiled_again() -> None:

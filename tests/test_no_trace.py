@@ -21,6 +21,8 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,
 )
 from torch.overrides import _get_current_function_mode
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.wrappers import BootStrapper
 
 from lightning_debug import DebugSuite
 from tests.runs import Program, digits, quiet_trainer
@@ -79,6 +81,38 @@ class OwnCriterion(Plain):
         return self.criterion(self(x), y)
 
 
+class SpelledOut(Plain):
+    """Two heads, the last layers are norms, losses by hand, and a penalty on the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ink = nn.Sequential(nn.Linear(32, 4), nn.BatchNorm1d(4))
+        self.last = nn.BatchNorm1d(10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        hidden = self.net[:7](x)
+        logits = self.last(self.net[7](hidden))
+        loss = -logits.log_softmax(1).gather(1, y[:, None]).mean()
+        loss += ((self.ink(hidden) - x.mean((1, 2, 3))[:, None]) ** 2).mean()
+        return loss + 1e-4 * sum(p.square().sum() for p in self.parameters())
+
+
+class Normed(Plain):
+    """Nothing but a handwritten loss after a norm with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(*self.net[:6], nn.BatchNorm1d(32))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, _ = batch
+        return torch.log(torch.cosh(self(x).mean(1) - x.mean((1, 2, 3)))).mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self(batch[0]).abs().mean())
+
+
 class Manual(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -135,6 +169,38 @@ class Compiled(Plain):
     def __init__(self) -> None:
         super().__init__()
         self.net = torch.compile(self.net, backend="eager")
+
+
+class Measured(Plain):
+    """Metric objects in every way that they are used, and a metric that draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy, self.f1 = MulticlassAccuracy(10), MulticlassF1Score(10)
+        self.bootstrap = BootStrapper(MulticlassAccuracy(10), num_bootstraps=3)
+        self.total = MulticlassAccuracy(10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        self.total.update(self(x), y)
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("total", self.total.compute())  # never reset
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x)
+        self.log("val_f1", self.f1(logits, y))  # a mean over batches
+        self.accuracy(logits, y)
+        self.log("val_acc", self.accuracy)
+        self.bootstrap.update(logits, y)
+        self.log("seen", float(self.f1.update_count))
+        return F.cross_entropy(logits, y) + 0.01 * torch.rand(())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val_bootstrap", self.bootstrap.compute()["mean"])
+        self.bootstrap.reset()
 
 
 class StopError(Exception):
@@ -214,6 +280,7 @@ def assert_same(one: Any, other: Any) -> None:
     [
         pytest.param(Plain, {}, id="automatic"),
         pytest.param(Plain, {"validate": True}, id="validation and sanity check"),
+        pytest.param(Measured, {"validate": True}, id="validation with metrics"),
         pytest.param(Plain, {"accumulate_grad_batches": 3}, id="accumulation"),
         pytest.param(Plain, {"gradient_clip_val": 0.1}, id="clipping"),
         pytest.param(Plain, {"precision": "bf16-mixed"}, id="bf16-mixed"),
@@ -225,6 +292,8 @@ def assert_same(one: Any, other: Any) -> None:
         pytest.param(Checkpointed, {}, id="activation checkpointing"),
         pytest.param(Scheduled, {}, id="scheduler"),
         pytest.param(OwnCriterion, {}, id="criterion with a state"),
+        pytest.param(SpelledOut, {}, id="handwritten losses, several heads, a penalty"),
+        pytest.param(Normed, {}, id="a handwritten loss after a norm"),
         pytest.param(Compiled, {}, id="compiled"),
         pytest.param(Failing, {"fails": True}, id="exception in the middle"),
     ],
@@ -309,6 +378,22 @@ def test_nothing_stays_attached(make: Any) -> None:
     assert attached() == before
     assert on_modules(model) == 0
     assert all(on_modules(other) == 0 for other in copies[:7])
+
+
+def test_nothing_stays_attached_when_validation_fails() -> None:
+    class FailsToValidate(Measured):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 1 and not self.trainer.sanity_checking:
+                raise StopError
+            return super().validation_step(batch, batch_idx)
+
+    before = attached()
+    model = FailsToValidate()
+    data = digits(flat=False, n=128)
+    with pytest.raises(StopError):
+        quiet_trainer(callbacks=[DebugSuite(debug=True, sinks=[])]).fit(model, data, data)
+    assert attached() == before
+    assert on_modules(model) == 0
 
 
 def test_nothing_is_attached_between_looks() -> None:

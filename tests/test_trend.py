@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from lightning_debug.observation import Gradients, ParameterGradient
 from lightning_debug.trend import relative_gradients, trend
 from tests.build_updates import gradients
 
@@ -60,3 +61,28 @@ def test_relative_gradients_are_those_of_weight_matrices_in_order_of_execution()
         }
     )
     assert list(relative_gradients(obs).items()) == [("early", 0.5), ("late", 1.5)]
+
+
+def test_of_several_heads_the_loudest_counts_as_the_last():
+    obs = Gradients(
+        optimizer="Adam",
+        parameters={
+            "quiet": ParameterGradient(order=2, rms=1e-6, end=True),
+            "loud": ParameterGradient(order=1, rms=0.1, end=True),
+            "trunk": ParameterGradient(order=0, rms=0.01),
+        },
+    )
+    assert relative_gradients(obs) == {"trunk": 0.01, "loud": 0.1}
+    assert list(relative_gradients(obs)) == ["trunk", "loud"]
+
+
+def test_a_weight_that_started_at_zero_is_not_the_measure():
+    obs = Gradients(
+        optimizer="Adam",
+        parameters={
+            "early": ParameterGradient(order=0, rms=1e-3),
+            "late": ParameterGradient(order=1, rms=1e-3),
+            "zero": ParameterGradient(order=2, rms=1e-3, weight_rms=1e-9),
+        },
+    )
+    assert relative_gradients(obs) == {"early": 1e-3, "late": 1e-3, "zero": pytest.approx(1e-2)}

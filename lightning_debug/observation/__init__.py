@@ -15,8 +15,31 @@ from lightning_debug.observation.activations import (
     NonlinearCall,
 )
 from lightning_debug.observation.base import Observation, hook, owner
-from lightning_debug.observation.data import Batch, Validation
-from lightning_debug.observation.loss import LossCall, LossCalls, Losses, LossTerm, LossTerms
+from lightning_debug.observation.data import (
+    Batch,
+    BatchTensor,
+    BrokenTensor,
+    Column,
+    Comparison,
+    DataEntry,
+    EpochStart,
+    Loader,
+    TargetCall,
+    Validation,
+    ValidationPrints,
+)
+from lightning_debug.observation.loss import (
+    ClassCounts,
+    Ends,
+    LossCall,
+    LossCalls,
+    Losses,
+    LossTerm,
+    LossTerms,
+    Predictions,
+    Targets,
+    WholeLoss,
+)
 from lightning_debug.observation.optimization import (
     Backward,
     BackwardCall,
@@ -26,7 +49,7 @@ from lightning_debug.observation.optimization import (
     Updates,
 )
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
-from lightning_debug.observation.tracking import Tracking
+from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
 
 __all__ = [
     "KINDS",
@@ -34,25 +57,42 @@ __all__ = [
     "Backward",
     "BackwardCall",
     "Batch",
+    "BatchTensor",
+    "BrokenTensor",
+    "ClassCounts",
+    "Column",
+    "Comparison",
+    "DataEntry",
     "DataFlow",
     "DroppedNorm",
+    "Ends",
+    "EpochStart",
     "Gradients",
+    "Loader",
     "LossCall",
     "LossCalls",
     "LossTerm",
     "LossTerms",
     "Losses",
+    "MetricPass",
     "ModuleCall",
     "NonlinearCall",
     "Observation",
     "ParameterGradient",
     "ParameterStart",
     "ParameterUpdate",
+    "Predictions",
     "RunEnd",
     "RunStart",
+    "TargetCall",
+    "Targets",
+    "Threshold",
     "Tracking",
     "Updates",
     "Validation",
+    "ValidationPrints",
+    "Watcher",
+    "WholeLoss",
     "hook",
     "owner",
 ]

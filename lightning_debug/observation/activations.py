@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_debug.observation.base import Observation
+from lightning_debug.observation.data import DataEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,11 @@ class DroppedNorm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFlow(Observation):
-    """Which layer fed which, by the tensors that went from one to the other."""
+    """Which layer fed which, and what the data are where they enter, at the first looks.
+
+    Attributes:
+        entries: The data where they meet the first weights.
+    """
 
     dropped_norms: tuple[DroppedNorm, ...] = ()
+    entries: tuple[DataEntry, ...] = ()

@@ -50,6 +50,7 @@ class ParameterGradient:
         order: Position of its module in the forward pass; -1 if the module did not run.
         executed: Whether the module that owns it ran.
         routed: Whether a sibling in the same container of modules ran instead of it.
+        end: Whether its module feeds no other module with weights.
         ever: Whether it had a gradient at any earlier look or holds optimizer state.
         unit_spread, gradient_spread: How much its units, and their gradients, differ, relative
             to their size, or the loneliest of them from its twin (gates share a weight); only for
@@ -68,6 +69,7 @@ class ParameterGradient:
     order: int = 0
     executed: bool = True
     routed: bool = False
+    end: bool = False
     ever: bool = False
     unit_spread: float = float("nan")
     gradient_spread: float = float("nan")
@@ -114,6 +116,8 @@ class ParameterUpdate:
         moved: Whether it differs from its value before the last measured step of this
             optimizer; None where that is not known.
         lr: Learning rate of its group.
+        weight_decay: Weight decay of its group.
+        decoupled: Whether weight decay is taken off the weights and not added to the gradient.
         scheduled: Whether a scheduler drives that learning rate.
         group: Index of its group in the optimizer.
         fan_in: Inputs of one unit; 0 for vectors and scalars.
@@ -126,6 +130,8 @@ class ParameterUpdate:
     driven: int = 1
     moved: bool | None = None
     lr: float = 1e-3
+    weight_decay: float = 0.0
+    decoupled: bool = False
     scheduled: bool = False
     group: int = 0
     fan_in: int = 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lightning_debug.observation.base import Observation
+from lightning_debug.observation.data import Loader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +32,11 @@ class ParameterStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart(Observation):
-    """Who owns, trains and optimizes which tensor when training starts."""
+    """Who owns, trains and optimizes which tensor when training starts, and what the data are."""
 
     parameters: Mapping[str, ParameterStart] = field(default_factory=dict)
     resumed: bool = False
+    loader: Loader = field(default_factory=Loader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,8 @@ class DroppedNormTap(Listener):
     that is what the batch norm will see in evaluation.
     """
 
+    everything = True
+
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._ledger = Ledger()

@@ -151,6 +151,11 @@ class ForwardTap:
             for i, call in enumerate(self._calls)
         )
 
+    def ends(self) -> set[str]:
+        """Return the modules with weights that feed no other module: heads, and what is last."""
+        sources = {call.source for call in self._calls}
+        return {call.place for call in self._calls if call.parametric} - sources
+
     def backward_calls(self) -> tuple[BackwardCall, ...]:
         """Return how gradients came through the modules, in the order of backward."""
 

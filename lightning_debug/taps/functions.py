@@ -30,9 +30,10 @@ TAMERS = frozenset(
 
 
 class Listener:
-    """Hears of the functions named in ``names``; overrides what it needs."""
+    """Hears of the functions named in ``names``, or of ``everything`` that gives tensors."""
 
     names: frozenset[str] = frozenset()
+    everything = False
 
     def before(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Hear of a call before it runs: in-place functions overwrite their input."""
@@ -51,7 +52,7 @@ class FunctionTap(TorchFunctionMode):
 
     Args:
         trace: Kept up to date with the origin of every tensor.
-        listeners: Told about the functions that they name; a listener without names hears of all.
+        listeners: Told about the functions that they ask for.
         failed: Called with an exception of our own; the tap is deaf from then on.
     """
 
@@ -62,7 +63,7 @@ class FunctionTap(TorchFunctionMode):
         self.listening = False
         self._trace = trace
         self._failed = failed
-        self._everything = [listener for listener in listeners if not listener.names]
+        self._everything = [listener for listener in listeners if listener.everything]
         self._by_name: dict[str, list[Listener]] = {}
         for listener in listeners:
             for name in listener.names:
@@ -85,10 +86,12 @@ class FunctionTap(TorchFunctionMode):
             with self._contained():
                 listener.before(name, args, kwargs)
         out = func(*args, **kwargs)
-        if isinstance(out, (Tensor, tuple, list)):
+        tensors = isinstance(out, (Tensor, tuple, list))
+        if tensors or ears:
             with self._contained():
-                self._follow(name, args, kwargs, out)
-                for listener in (*ears, *self._everything):
+                if tensors:
+                    self._follow(name, args, kwargs, out)
+                for listener in (*ears, *(self._everything if tensors else ())):
                     listener.after(func, args, kwargs, out)
         return out
 
@@ -115,6 +118,7 @@ class FunctionTap(TorchFunctionMode):
         if not outputs:
             return  # a shape or a device
         inputs = list(tensors_in((args, kwargs)))
+        self._trace.mark(name, inputs, outputs)
         if not name.endswith("_like") and not name.startswith("new_"):
             self._trace.read.update(map(id, inputs))
         weights = [t for t in inputs if isinstance(t, Parameter)]

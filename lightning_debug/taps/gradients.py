@@ -50,6 +50,7 @@ class GradientDraft:
         ran: Mapping[str, int],
         used: set[str],
         routed: set[str],
+        ends: set[str],
         still: set[str],
         loss: float,
         muted: bool,
@@ -63,6 +64,7 @@ class GradientDraft:
             ran: Position of the first run of each module, by path.
             used: Names of parameters that were handed to a function.
             routed: Paths of modules that stood idle while a sibling ran.
+            ends: Paths of modules that feed no other module with weights.
             still: Names of parameters that no optimizer steps, and nobody has changed since the
                 last look.
             loss: The loss that the gradients belong to.
@@ -86,6 +88,7 @@ class GradientDraft:
                 order=ran.get(home, -1),
                 executed=not ran or home in ran or name in used,
                 routed=any(inside(home, path) for path in routed),
+                end=home in ends,
                 ever=n.ever,
                 unit_spread=n.apart[0].value if n.apart else math.nan,
                 gradient_spread=n.apart[1].value if n.apart else math.nan,

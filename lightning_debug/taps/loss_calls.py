@@ -1,41 +1,46 @@
-"""The loss functions that the training step calls, and what they give on constant predictions."""
+"""The loss functions that the training step calls: which, with what, and what they gave."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.autograd.graph import Node
 
-from lightning_debug.observation import LossCall
+from lightning_debug.observation import LossCall, WholeLoss
+from lightning_debug.taps import loss_references
 from lightning_debug.taps.functions import Listener
+from lightning_debug.taps.handwritten import HandwrittenTap
+from lightning_debug.taps.loss_features import BatchShape, Features
+from lightning_debug.taps.loss_heard import Heard
+from lightning_debug.taps.loss_references import UNIFORM
+from lightning_debug.taps.replay import Replay, ReplayTap
 from lightning_debug.taps.statistics import dense, norm, tensors_in
 from lightning_debug.taps.trace import Frame, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
-# The constant logit, log-probability or probability that says nothing, for each kind of loss.
-UNIFORM: dict[str, Callable[[Tensor], Tensor]] = {
-    "cross_entropy": torch.zeros_like,
-    "nll_loss": lambda p: torch.full_like(p, -math.log(p.shape[min(1, p.ndim - 1)])),
-    "kl_div": lambda p: torch.full_like(p, -math.log(p.shape[-1])),
-    "binary_cross_entropy": lambda p: torch.full_like(p, 0.5),
-    "binary_cross_entropy_with_logits": torch.zeros_like,
-    "soft_margin_loss": torch.zeros_like,
-    "multilabel_soft_margin_loss": torch.zeros_like,
-    "multi_margin_loss": torch.zeros_like,
-    "multilabel_margin_loss": torch.zeros_like,
+KINDS = {
+    "cross_entropy": "logits",
+    "multi_margin_loss": "logits",
+    "binary_cross_entropy_with_logits": "binary-logits",
+    "soft_margin_loss": "binary-logits",
+    "multilabel_soft_margin_loss": "binary-logits",
+    "nll_loss": "log-probabilities",
+    "kl_div": "log-probabilities",
+    "binary_cross_entropy": "probabilities",
+    "mse_loss": "regression",
+    "l1_loss": "regression",
+    "smooth_l1_loss": "regression",
+    "huber_loss": "regression",
 }
-REGRESSION = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
 OTHERS = frozenset(
     [
+        "multilabel_margin_loss",
         "gaussian_nll_loss",
         "poisson_nll_loss",
         "hinge_embedding_loss",
@@ -46,7 +51,7 @@ OTHERS = frozenset(
         "triplet_margin_with_distance_loss",
     ]
 )
-LOSSES = frozenset(UNIFORM) | REGRESSION | OTHERS
+LOSSES = frozenset(KINDS) | OTHERS
 CRITERION_LIMIT = 1_000_000
 
 
@@ -55,11 +60,12 @@ class _Call:
     function: str
     place: str
     value: Entry
-    scale: float = 1.0
+    norm: Entry
+    numel: int
+    features: Features
+    terms: int = 1
     classes: int = 0
     references: dict[str, Entry] = field(default_factory=dict)
-    prediction: tuple[Entry, int] | None = None
-    target: tuple[Entry, Entry] | None = None
     margin: tuple[Entry, Entry] = field(default_factory=lambda: (Entry(0.0), Entry(0.0)))
     unscaled: Entry = field(default_factory=lambda: Entry(math.nan))
 
@@ -70,63 +76,82 @@ class LossTap(Listener):
     The reference comes from the user's own call with its own targets and keyword arguments, so
     class weights, label smoothing, soft targets, focal losses and reductions need no special
     case. A criterion module that calls no loss function of torch is called on a copy of itself.
+
+    Attributes:
+        nodes: Position of each call by the node of the graph that it made.
     """
 
     names = LOSSES
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, handwritten: HandwrittenTap, replay: ReplayTap) -> None:
         self._trace = trace
+        self._handwritten = handwritten
+        self._replay = replay
+        self._replayed: tuple[Replay, dict[str, Entry]] | None = None
         self._ledger = Ledger()
         self._referenced = False
+        self._batch = BatchShape()
         self._calls: list[_Call] = []
+        self.nodes: dict[Node, int] = {}
+        self.told: Callable[[Heard], None] | None = None
 
-    def begin(self, ledger: Ledger, *, references: bool) -> None:
-        """Start a look; ``references`` tells whether to call the losses on constants too."""
+    def begin(self, ledger: Ledger, batch: Any, *, references: bool, replay: bool) -> None:
+        """Start a look at a batch.
+
+        Args:
+            ledger: Takes the numbers.
+            batch: Its integer tensors tell how targets are laid out.
+            references: Whether to call the losses on constant predictions too.
+            replay: Whether to run a loss again on zeros that calls no loss function.
+        """
         self._ledger = ledger
         self._referenced = references
+        self._batch = BatchShape.of(list(tensors_in(batch)))
         self._calls = []
+        self._replayed = None
+        self._handwritten.begin(wanted=True)
+        self._replay.begin(wanted=replay)
+
+    def end(self) -> None:
+        """Let go of the batch."""
+        self._batch = BatchShape()
+        self.nodes.clear()
+        self._handwritten.end()
+        self._replay.end()
+
+    def backward(self, loss: Tensor) -> None:
+        """Look at what was spelled out on the way to a loss that backward starts from."""
+        for heard in self._handwritten.heard(loss):
+            self.compare(heard)
+        if not self._calls and self._replayed is None:
+            replay = self._replay.zeroed(loss)
+            if replay is not None:
+                note = self._ledger.note
+                scalars = {"value": replay.value, "zero": replay.zero, "square": replay.square}
+                self._replayed = replay, {k: note(v) for k, v in scalars.items()}
+        self._replay.end()
+
+    def whole(self, value: float) -> WholeLoss:
+        """Return what is known of the loss that the training step returned."""
+        if self._replayed is None:
+            return WholeLoss(value=value)
+        replay, entries = self._replayed
+        started = entries["value"].value  # scaled for accumulation and for half precision
+        scale = value / started if started and math.isfinite(value) else 1.0
+        return WholeLoss(
+            value=value,
+            zero=entries["zero"].value * scale,
+            squashed=replay.squashed,
+            prediction_rms=math.sqrt(entries["square"].value / replay.size),
+        )
 
     def after(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
     ) -> None:
-        """Look at a call of a loss function."""
-        name = getattr(func, "__name__", "")
-        try:
-            bound = inspect.signature(func).bind(*args, **kwargs)
-        except (TypeError, ValueError):
-            return
-        first, second = [*bound.arguments][:2]
-        left, right = bound.arguments[first], bound.arguments[second]
-        swapped = name in REGRESSION and not left.requires_grad and right.requires_grad
-        if swapped:
-            left, right = right, left
-        prediction, target = dense(left), right
-        if prediction is None or not isinstance(target, Tensor) or not isinstance(out, Tensor):
-            return
-        value = dense(out)
-        if value is None or not left.requires_grad:
-            return
-        call = _Call(
-            function=name,
-            place=self._trace.place or "training_step",
-            value=self._ledger.note(value.mean()),
-            prediction=(self._ledger.note(norm(prediction)), prediction.numel()),
-        )
-        self._calls.append(call)
-        self._trace.losses += 1
-        if name in UNIFORM:
-            call.classes = _classes(name, prediction)
-        if bound.arguments.get("reduction", "mean") in ("sum", "batchmean"):
-            call.scale = 1.0 / _targets(name, prediction, target, bound.arguments["reduction"])
-        call.target = self._spread_of(target)
-        if self._referenced:
-
-            def again(constant: Tensor) -> Entry:
-                replaced = dict(bound.arguments)
-                replaced[second if swapped else first] = constant
-                return self._ledger.note(_call(func, bound.signature, replaced).mean())
-
-            self._refer(call, left, prediction, target, again)
+        """Hear a loss function of torch."""
+        heard = _heard(func, args, kwargs, out, self._trace.place or "training_step")
+        if heard is not None:
+            self.compare(heard)
 
     def criterion(self, frame: Frame, args: Sequence[Any], out: Any) -> None:
         """Look at a module that turned a prediction and a target into a loss."""
@@ -137,21 +162,51 @@ class LossTap(Listener):
         if any(True for _ in frame.module.parameters()):
             return
         left = next((t for t in tensors if t.requires_grad), None)
-        prediction = dense(left)
-        if left is None or prediction is None:
+        if left is None:
             return
-        call = _Call(
-            function=type(frame.module).__name__,
-            place=frame.path or "training_step",
-            value=self._ledger.note(out),
-            prediction=(self._ledger.note(norm(prediction)), prediction.numel()),
+        call = self.compare(
+            Heard(
+                function=type(frame.module).__name__,
+                kind="other",
+                place=frame.path or "training_step",
+                prediction=left,
+                target=next(t for t in tensors if t is not left),
+                value=out,
+                node=out.grad_fn,
+            )
         )
+        buffers = sum(b.numel() for b in frame.module.buffers())
+        if call is not None and self._referenced and buffers < CRITERION_LIMIT:
+            zero = loss_references.on_zeros(frame.module, args, left, out)
+            call.references["zero"] = self._ledger.note(zero)
+
+    def compare(self, heard: Heard) -> _Call | None:
+        """Measure both sides of a loss; None where there is nothing to measure."""
+        prediction, value = dense(heard.prediction), dense(heard.value)
+        if prediction is None or value is None or not heard.prediction.requires_grad:
+            return None
+        if self.told is not None:
+            self.told(heard)
+        with torch.no_grad():
+            call = _Call(
+                function=heard.function,
+                place=heard.place,
+                value=self._ledger.note(value.mean()),
+                norm=self._ledger.note(norm(prediction)),
+                numel=prediction.numel(),
+                features=Features.of(heard, self._trace, self._batch, self._ledger),
+            )
+            if heard.function in UNIFORM or heard.function == "kl_div":
+                call.classes = _classes(heard, prediction)
+            if heard.reduction in ("sum", "batchmean"):
+                call.terms = _terms(heard, prediction)
+            if self._referenced and heard.again is not None:
+                self._refer(call, heard, heard.again, prediction)
+        if heard.node is not None:
+            self.nodes[heard.node] = len(self._calls)
         self._calls.append(call)
         self._trace.losses += 1
-        call.target = self._spread_of(next(t for t in tensors if t is not left))
-        buffers = sum(b.numel() for b in frame.module.buffers())
-        if self._referenced and buffers < CRITERION_LIMIT:
-            call.references["zero"] = self._ledger.note(_on_zeros(frame.module, args, left, out))
+        return call
 
     def observations(self) -> tuple[LossCall, ...]:
         """Return the calls of this look, in order."""
@@ -159,180 +214,113 @@ class LossTap(Listener):
             LossCall(
                 function=call.function,
                 place=call.place,
-                value=call.value.value * call.scale,
-                references={k: v.value * call.scale for k, v in call.references.items()},
+                value=call.value.value / call.terms,
+                references={k: v.value / call.terms for k, v in call.references.items()},
                 classes=call.classes,
-                prediction_rms=_rms(call.prediction),
-                target_mean=call.target[0].value if call.target else math.nan,
-                target_std=call.target[1].value if call.target else math.nan,
+                prediction_rms=call.norm.value / math.sqrt(call.numel),
                 margin=call.margin[0].value,
                 margin_size=call.margin[1].value,
-                unscaled=call.unscaled.value * call.scale,
+                unscaled=call.unscaled.value / call.terms,
+                terms=call.terms,
+                **call.features.fields(),
             )
             for call in self._calls
         )
 
-    def _spread_of(self, target: Tensor) -> tuple[Entry, Entry] | None:
-        values = dense(target)
-        if values is None or values.numel() < 2:
-            return None
-        deviation = values.to(torch.float32).std(correction=0)
-        return self._ledger.note(values.mean()), self._ledger.note(deviation)
-
     def _refer(
         self,
         call: _Call,
-        left: Tensor,
+        heard: Heard,
+        repeat: Callable[[Tensor], Tensor],
         prediction: Tensor,
-        target: Tensor,
-        again: Callable[[Tensor], Entry],
     ) -> None:
-        name = call.function
-        if name in UNIFORM:
-            call.references["uniform"] = again(UNIFORM[name](prediction))
+        """Call the loss again on predictions that know nothing."""
+        target = heard.target
+
+        def again(constant: Tensor) -> Entry:
+            return self._ledger.note(repeat(constant).mean())
+
+        if heard.function in UNIFORM:
+            call.references["uniform"] = again(UNIFORM[heard.function](prediction))
+        elif heard.function == "kl_div":
+            call.references["uniform"] = again(loss_references.log_mean(prediction, target))
         elif self._trace.origin(target) is not None:
             return  # a target that the model makes has the model's scale, not that of data
-        elif name in REGRESSION and target.is_floating_point() and target.numel() > 1:
+        elif heard.kind == "regression" and target.is_floating_point() and target.numel() > 1:
             call.references["zero"] = again(torch.zeros_like(prediction))
             call.references["mean"] = again(torch.ones_like(prediction) * target.mean())
-        if name == "cross_entropy" and not target.is_floating_point():
+        if heard.function == "cross_entropy" and not target.is_floating_point():
             classes = prediction.shape[min(1, prediction.ndim - 1)]
             rows = prediction.movedim(1, -1).reshape(-1, classes) if prediction.ndim > 1 else None
             labels = target.reshape(-1)
             if rows is not None and len(rows) == len(labels) and classes > 1:
-                surprise, size = _margin(rows, labels)
+                surprise, size = loss_references.margin(rows, labels)
                 call.margin = self._ledger.note(surprise), self._ledger.note(size)
-                valid = labels.clamp(0, classes - 1)
-                shares = torch.zeros(classes, device=rows.device, dtype=torch.float32)
-                shares.index_add_(0, valid, torch.ones_like(valid, dtype=torch.float32))
-                prior = ((shares + 1e-3) / (shares + 1e-3).sum()).log().to(prediction.dtype)
-                shape = [1, classes] + [1] * (prediction.ndim - 2)
-                call.references["prior"] = again(prior.view(shape).expand_as(prediction))
-            factor = _temperature(left)
+                prior = loss_references.log_prior(prediction, labels, classes)
+                call.references["prior"] = again(prior)
+            factor = loss_references.temperature(heard.prediction)
             if factor is not None:
                 call.unscaled = again(prediction / factor)
 
 
-def _call(
-    func: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any]
-) -> Tensor:
-    bound = signature.bind_partial()
-    bound.arguments.update(arguments)
-    with torch.no_grad():
-        out: Tensor = func(*bound.args, **bound.kwargs)
-    return out
+def _heard(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    out: Any,
+    place: str,
+) -> Heard | None:
+    """Return the two sides and the options of a call of a loss function of torch."""
+    name = getattr(func, "__name__", "")
+    try:
+        bound = inspect.signature(func).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return None
+    options = bound.arguments
+    first, second = [*options][:2]
+    left, right = options[first], options[second]
+    if not all(isinstance(value, Tensor) for value in (left, right, out)):
+        return None
+    kind = KINDS.get(name, "other")
+    swapped = kind == "regression" and not left.requires_grad and right.requires_grad
+    if swapped:
+        left, right = right, left
+
+    def again(prediction: Tensor) -> Tensor:
+        replaced = inspect.signature(func).bind_partial()
+        replaced.arguments.update(options)
+        replaced.arguments[second if swapped else first] = prediction
+        result: Tensor = func(*replaced.args, **replaced.kwargs)
+        return result
+
+    weights = (options.get(key) for key in ("weight", "pos_weight"))
+    return Heard(
+        function=name,
+        kind=kind,
+        place=place,
+        prediction=left,
+        target=right,
+        value=out,
+        node=out.grad_fn,
+        reduction=options.get("reduction", "mean"),
+        weight=next((w for w in weights if isinstance(w, Tensor)), None),
+        ignored=options.get("ignore_index", -100)
+        if name in ("cross_entropy", "nll_loss")
+        else None,
+        again=again,
+    )
 
 
-def _rms(prediction: tuple[Entry, int] | None) -> float:
-    return prediction[0].value / math.sqrt(prediction[1]) if prediction else math.nan
-
-
-def _classes(name: str, prediction: Tensor) -> int:
-    if name.startswith(("binary", "soft_margin")):
+def _classes(heard: Heard, prediction: Tensor) -> int:
+    if heard.function.startswith(("binary", "soft_margin")):
         return 2
     return prediction.shape[min(1, prediction.ndim - 1)]
 
 
-def _targets(name: str, prediction: Tensor, target: Tensor, reduction: str) -> int:
+def _terms(heard: Heard, prediction: Tensor) -> int:
     """Return how many terms a summed loss has."""
-    if reduction == "batchmean":
+    if heard.reduction == "batchmean":
         return 1
-    if name in ("cross_entropy", "nll_loss") and prediction.ndim > 1:
+    if heard.function in ("cross_entropy", "nll_loss") and prediction.ndim > 1:
         return max(1, prediction.numel() // prediction.shape[1])
     return max(1, prediction.numel())
-
-
-def _margin(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far the true class's logit lies below the others.
-
-    In standard errors, and in standard deviations of the logits.
-
-    Before training a network knows nothing of the labels, so this is noise around 0, unless the
-    loss lowers the true logit on purpose (ArcFace, CosFace). Logits count from the mean of their
-    class over the batch, and classes count once: whole classes start high or low by chance.
-    """
-    classes = rows.shape[1]
-    rows, labels = rows[:4096].to(torch.float32), labels[:4096]
-    counted = (labels >= 0) & (labels < classes)  # others are ignored by the loss
-    weight = counted.to(torch.float32)
-    labels = labels.clamp(0, classes - 1)
-    rows = rows - (rows * weight[:, None]).sum(dim=0) / weight.sum().clamp_min(1.0)
-    true = rows.gather(1, labels[:, None]).squeeze(1)
-    gap = (rows.sum(dim=1) - true) / (classes - 1) - true
-    gaps, counts = rows.new_zeros(classes), rows.new_zeros(classes)
-    gaps.index_add_(0, labels, gap * weight)
-    counts.index_add_(0, labels, weight)
-    present = (counts > 0).to(torch.float32)
-    gaps = gaps / counts.clamp_min(1.0)
-    seen = present.sum().clamp_min(1.0)
-    mean = (gaps * present).sum() / seen
-    error = torch.sqrt(((gaps - mean) ** 2 * present).sum()) / seen + 1e-12
-    spread = ((rows**2 * weight[:, None]).sum() / (weight.sum().clamp_min(1.0) * classes)).sqrt()
-    return mean / error, mean / (spread + 1e-12)
-
-
-def _temperature(logits: Tensor) -> Tensor | None:
-    """Return the constant factor that the logits were multiplied with last, if there is one."""
-    node = logits.grad_fn
-    if node is None:
-        return None
-    kind, saved = node.name(), getattr(node, "_saved_other", None)
-    if not isinstance(saved, Tensor):
-        return None
-    factor = saved.detach()
-    if factor.numel() != 1:
-        return None
-    if kind == "MulBackward0":
-        return factor
-    return 1.0 / factor if kind == "DivBackward0" else None
-
-
-def _on_zeros(module: Module, args: Sequence[Any], prediction: Tensor, out: Tensor) -> Tensor:
-    """Return what a criterion gives on zeros for the prediction; nan where that tells nothing.
-
-    It does where each sample has a loss of its own. Losses between samples (contrastive, triplet,
-    decorrelation) give nothing that a constant could be held against. Such a loss of a whole batch
-    is neither between the losses of its halves nor their sum.
-    """
-    nothing = torch.full_like(out.detach(), float("nan"))
-    n = prediction.shape[0] if prediction.ndim else 0
-    tensors = [value for value in args if isinstance(value, Tensor)]
-    if n < 2 or len(tensors) < 2 or any(t.ndim == 0 or t.shape[0] != n for t in tensors):
-        return nothing
-
-    def swap(value: Any, part: slice) -> Any:
-        return value[part] if isinstance(value, Tensor) else value
-
-    zeros = tuple(torch.zeros_like(prediction) if value is prediction else value for value in args)
-    half = slice(0, n // 2), slice(n // 2, n)
-    calls = [zeros, *(tuple(swap(value, part) for value in args) for part in half)]
-    results = _on_copies(module, calls, prediction.device)
-    if results is None:
-        return nothing
-    zero, *halves = results
-    low, high, whole = torch.minimum(*halves), torch.maximum(*halves), out.detach()
-    slack = 1e-3 * whole.abs() + 1e-6
-    alone = (whole >= low - slack) & (whole <= high + slack)
-    alone = alone | ((whole - low - high).abs() <= slack)
-    return torch.where(alone, zero, nothing)
-
-
-def _on_copies(
-    module: Module, calls: Sequence[Sequence[Any]], device: torch.device
-) -> list[Tensor] | None:
-    """Call copies of a module; None if one fails.
-
-    On copies, with the random state put back, because it may count, remember or draw.
-    """
-    devices = [device] if device.type == "cuda" else []
-    drawn = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            results = [copy.deepcopy(module)(*args) for args in calls]
-    except Exception:  # the user's code refuses constants: there is no reference
-        return None
-    finally:
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
-    scalars = all(isinstance(result, Tensor) and result.numel() == 1 for result in results)
-    return [result.reshape(()) for result in results] if scalars else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
+import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,29 @@ class Origin:
     place: str = ""
     axis: int = -1
     pending: tuple[int, ...] = ()
+
+
+class Material(Enum):
+    """What a tensor is made of, where that is neither data nor what a layer made of data."""
+
+    CONSTANTS = auto()
+    WEIGHTS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What became of a tensor's gradient.
+
+    Attributes:
+        cut: The function that took its gradient away, such as ``"detach"``; empty if none did.
+        material: Set where it is made of parameters or constants only.
+    """
+
+    cut: str = ""
+    material: Material | None = None
+
+
+PLAIN = Mark()
 
 
 @dataclass(slots=True)
@@ -57,6 +82,7 @@ class Trace:
     ran: dict[str, int] = field(default_factory=dict)
     losses: int = 0
     _origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = field(default_factory=dict)
+    _marks: dict[int, tuple[weakref.ref[Tensor], Mark]] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -94,6 +120,34 @@ class Trace:
         """Return the origins of those tensors that have one."""
         return [origin for t in tensors if (origin := self.origin(t)) is not None]
 
+    def mark(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Follow what the outputs of a function are made of, and whether gradients reach them."""
+        marks = [self.marked(tensor) for tensor in inputs]
+        cut = ""
+        if not any(tensor.requires_grad for tensor in outputs):
+            cut = next((mark.cut for mark in marks if mark.cut), "")
+            if not cut and any(tensor.requires_grad for tensor in inputs):
+                cut = name if torch.is_grad_enabled() else "no_grad"
+        materials = {mark.material for mark in marks}
+        material = None
+        if not inputs:
+            material = Material.CONSTANTS
+        elif None not in materials:
+            weights = Material.WEIGHTS in materials
+            material = Material.WEIGHTS if weights else Material.CONSTANTS
+        for tensor in outputs:
+            if cut or material:
+                self._marks[id(tensor)] = weakref.ref(tensor), Mark(cut, material)
+            else:
+                self._marks.pop(id(tensor), None)  # written over in place
+
+    def marked(self, tensor: Tensor) -> Mark:
+        """Return what :meth:`mark` found out about a tensor."""
+        if isinstance(tensor, Parameter):
+            return Mark(material=Material.WEIGHTS)
+        found = self._marks.get(id(tensor))
+        return found[1] if found and found[0]() is tensor else PLAIN
+
     def clear(self) -> None:
         """Forget everything about the step."""
         self.frames.clear()
@@ -103,3 +157,4 @@ class Trace:
         self.ran.clear()
         self.losses = 0
         self._origins.clear()
+        self._marks.clear()

@@ -37,6 +37,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Entry]]] = {}
+        self._vectors: dict[torch.device, tuple[list[Tensor], list[Entry]]] = {}
         self._copies: list[tuple[Tensor, list[Entry]]] = []
         self._event: torch.cuda.Event | None = None
 
@@ -52,6 +53,14 @@ class Ledger:
         """Put several tensors of one element each on the list."""
         return [self.note(scalar) for scalar in scalars]
 
+    def note_row(self, row: Tensor) -> list[Entry]:
+        """Put a tensor of one axis on the list, each element an entry."""
+        tensors, entries = self._vectors.setdefault(row.device, ([], []))
+        noted = [Entry() for _ in range(row.numel())]
+        tensors.append(row)
+        entries.extend(noted)
+        return noted
+
     def send(self) -> None:
         """Start the copies."""
         devices: dict[torch.device, tuple[list[Tensor], list[Entry]]] = {}
@@ -60,9 +69,13 @@ class Ledger:
                 rows, noted = devices.setdefault(device, ([], []))
                 rows.append(torch.stack(tensors).to(torch.float32))
                 noted.extend(entries)
+            for device, (vectors, entries) in self._vectors.items():
+                rows, noted = devices.setdefault(device, ([], []))
+                rows.extend(vector.to(torch.float32) for vector in vectors)
+                noted.extend(entries)
             for device, (rows, noted) in devices.items():
                 self._copies.append((self._copy(torch.cat(rows), device), noted))
-        self._rows = {}
+        self._rows, self._vectors = {}, {}
 
     def _copy(self, row: Tensor, device: torch.device) -> Tensor:
         if device.type != "cuda":

@@ -28,6 +28,8 @@ class _Numbers:
     driven: Entry | None
     moved: Entry | None
     lr: float
+    weight_decay: float
+    decoupled: bool
     group: int
     fan_in: int
     trainable: bool
@@ -53,6 +55,8 @@ class UpdateDraft:
                 driven=round(n.driven.value) if n.driven else 0,
                 moved=None if n.moved is None else n.moved.value != 0.0,
                 lr=n.lr,
+                weight_decay=n.weight_decay,
+                decoupled=n.decoupled,
                 scheduled=self.scheduled,
                 group=n.group,
                 fan_in=n.fan_in,
@@ -106,7 +110,7 @@ class UpdateTap:
             for i, (name, values) in enumerate(before.items()):
                 parameter = held[name]
                 group = self._wiring.group_of(parameter)
-                lr = optimizer.param_groups[group].get("lr", math.nan)
+                settings = optimizer.param_groups[group]
                 numbers[name] = _Numbers(
                     update=ledger.note(sizes[i]),
                     weight=ledger.note(weights[i]),
@@ -114,7 +118,9 @@ class UpdateTap:
                     changed=ledger.note(changed[i]),
                     driven=driven.get(name),
                     moved=moved.get(name),
-                    lr=math.nan if isinstance(lr, Tensor) else float(lr),
+                    lr=_number(settings.get("lr"), math.nan),
+                    weight_decay=_number(settings.get("weight_decay"), 0.0),
+                    decoupled=bool(settings.get("decoupled_weight_decay", False)),
                     group=group,
                     fan_in=parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 0,
                     trainable=parameter.requires_grad,
@@ -151,6 +157,11 @@ class UpdateTap:
             return None
         size = min(PARAMETER_SAMPLE, max(16, MOST_SAMPLED // max(1, len(self._wiring.parameters))))
         return sample(values, size)
+
+
+def _number(value: object, default: float) -> float:
+    """Return a setting of an optimizer; not if it is a tensor, which lives on a device."""
+    return float(value) if isinstance(value, (int, float)) else default
 
 
 def _alike(one: Tensor | None, other: Tensor | None) -> bool:

@@ -53,6 +53,8 @@ class Output(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(8, 32), nn.Linear(32, 1)
         self.rectified = rectified
+        if not rectified:
+            nn.init.constant_(self.fc2.bias, -5.0)
 
     def forward(self, x):
         out = self.fc2(torch.tanh(self.fc1(x)))

@@ -1,5 +1,6 @@
 """First losses far above chance, and the programs without the bug."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_debug import DebugSuite
+from lightning_debug.checks.loss.initial_loss import InitialLoss
 from tests.runs import Program, alarms, digits, fit, names, places, regression, sequences
 
 
@@ -179,3 +182,85 @@ def test_regression(bug, fix):
 
 def _run(module, data):
     return fit(lambda: module, data)
+
+
+def handwritten(logits, target):
+    """Cross entropy, spelled out."""
+    return -logits.log_softmax(1).gather(1, target[:, None]).mean()
+
+
+def weighted(logits, target):
+    """Cross entropy with a weight for each class, by indices."""
+    logp = torch.log(logits.softmax(1) + 1e-12)[torch.arange(len(target)), target]
+    return -(torch.linspace(0.5, 1.5, 10)[target] * logp).mean()
+
+
+def one_against_all(logits, target):
+    """A logistic loss for each class."""
+    signs = 2.0 * F.one_hot(target, 10) - 1.0
+    return torch.log1p(torch.exp(-(signs * logits).clamp(-50, 50))).sum(1).mean()
+
+
+def log_cosh(prediction, target):
+    """A smooth absolute error."""
+    error = prediction - target
+    return (error + F.softplus(-2.0 * error) - 0.6931).mean()
+
+
+@pytest.mark.parametrize(
+    ("bug", "fix"),
+    [
+        pytest.param(
+            lambda: (Program(mlp(), handwritten), digits(scale=255.0)),
+            lambda: (Program(mlp(), handwritten), digits()),
+            id="cross entropy by gather",
+        ),
+        pytest.param(
+            lambda: (Program(Cnn(), weighted), digits(flat=False, scale=255.0)),
+            lambda: (Program(Cnn(), weighted), digits(flat=False)),
+            id="weighted cross entropy by index",
+        ),
+        pytest.param(
+            lambda: (Program(mlp(), one_against_all), digits(scale=255.0)),
+            lambda: (Program(mlp(), one_against_all), digits()),
+            id="logistic losses",
+        ),
+        pytest.param(
+            lambda: (
+                Program(head(), lambda p, y: ((p - y) ** 2).mean(), ADAM),
+                targets(1000.0, 20.0),
+            ),
+            lambda: (Program(head(), lambda p, y: ((p - y) ** 2).mean(), ADAM), targets(0.0, 1.0)),
+            id="squared error, targets far from zero",
+        ),
+        pytest.param(
+            lambda: (Program(head(), log_cosh, ADAM), inputs(1000.0)),
+            lambda: (Program(head(), log_cosh, ADAM), inputs(1.0)),
+            id="log cosh, inputs in the thousands",
+        ),
+    ],
+)
+def test_handwritten(bug, fix):
+    found, fixed = _run(*bug()), _run(*fix())
+    assert "initial-loss" in names(found)
+    assert alarms(fixed) == []
+
+
+def test_a_chance_level_of_your_own():
+    class Arc(nn.Module):
+        """A loss between a prediction and all others, which no constant can be put into."""
+
+        def forward(self, embedding, target):
+            similar = embedding @ embedding.T
+            return torch.logsumexp(similar, 1).mean() - similar.diagonal().mean() + 50.0
+
+    suite = DebugSuite(sinks=[], checks=[InitialLoss(chance={"Arc": math.log(32)})])
+    found = fit(lambda: Program(mlp(16), Arc()), digits(), suite=suite)
+    finding = next(f for f in found.findings if f.name == "initial-loss")
+    assert "you gave 3.466 as its chance level" in finding.message
+
+
+def inputs(scale):
+    """The regression task with inputs of another scale."""
+    x, y = regression().dataset.tensors
+    return DataLoader(TensorDataset(x * scale, y), batch_size=32, shuffle=True)

@@ -74,7 +74,7 @@ class Variational(Program):
         x, _ = batch
         mean, log_variance = self.net(x).chunk(2, 1)
         z = self.sample(mean, 100 * log_variance)
-        return F.mse_loss(torch.sigmoid(self.decoder(z)), x) + F.mse_loss(z, mean) / 100
+        return F.mse_loss(2 * torch.sigmoid(self.decoder(z)), x) + F.mse_loss(z, mean) / 100
 
 
 @pytest.mark.parametrize(

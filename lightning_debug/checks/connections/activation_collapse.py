@@ -38,6 +38,8 @@ class ActivationCollapse(Check):
         "weight-init-scale",
         "update-too-large",
         "exploding-gradient",
+        "input-not-normalized",
+        "constant-input",
     )
     fix = (
         "Look at this layer: dead units before it, softmax over one value, a mean over the batch"

@@ -28,7 +28,12 @@ class ActivationScale(Check):
         patience: Looks in a row.
     """
 
-    symptom_of = ("weight-init-scale", "update-too-large", "exploding-gradient")
+    symptom_of = (
+        "weight-init-scale",
+        "update-too-large",
+        "exploding-gradient",
+        "input-not-normalized",
+    )
     fix = (
         "Match the initialisation to the activation (torch.nn.init.kaiming_normal_ for ReLU,"
         " xavier_uniform_ for tanh), or add normalisation layers or residual connections."

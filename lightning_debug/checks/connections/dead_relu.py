@@ -33,7 +33,13 @@ class DeadRelu(Check):
             deviations (lower quartile over the units).
     """
 
-    symptom_of = ("update-too-large", "exploding-gradient", "symmetric-init")
+    symptom_of = (
+        "update-too-large",
+        "exploding-gradient",
+        "symmetric-init",
+        "input-not-normalized",
+        "constant-input",
+    )
     fix = (
         "Lower the learning rate, start the biases at 0 and the weights with"
         " torch.nn.init.kaiming_normal_, normalise the inputs; or use nn.LeakyReLU or nn.GELU."

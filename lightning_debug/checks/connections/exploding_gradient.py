@@ -36,7 +36,12 @@ class ExplodingGradient(Check):
     """
 
     severity = Severity.ERROR
-    symptom_of = ("update-too-large", "weight-init-scale")
+    symptom_of = (
+        "update-too-large",
+        "weight-init-scale",
+        "input-not-normalized",
+        "loss-reduction",
+    )
     fix = (
         "Clip it: Trainer(gradient_clip_val=1.0). Then lower the learning rate, and check the"
         " initialisation (torch.nn.init.orthogonal_ for recurrent weights)."

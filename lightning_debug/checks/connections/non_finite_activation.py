@@ -26,6 +26,7 @@ class NonFiniteActivation(Check):
         "non-finite-loss",
         "exploding-gradient",
         "update-too-large",
+        "non-finite-input",
     )
     fix = (
         "Look for log(0), sqrt of a negative number, division by zero, exp of a large number or a"

@@ -23,7 +23,12 @@ class NonFiniteGradient(Check):
     """
 
     severity = Severity.ERROR
-    symptom_of = ("non-finite-activation", "non-finite-loss", "exploding-gradient")
+    symptom_of = (
+        "non-finite-activation",
+        "non-finite-loss",
+        "exploding-gradient",
+        "non-finite-input",
+    )
     fix = (
         "Keep the argument away from the point without a slope: (x + 1e-8).sqrt(),"
         " x.norm().clamp_min(1e-8); inside torch.where make the unused branch safe as well."

@@ -26,7 +26,13 @@ class SaturatedActivation(Check):
         patience: Looks in a row.
     """
 
-    symptom_of = ("update-too-large", "exploding-gradient", "weight-init-scale", "initial-loss")
+    symptom_of = (
+        "update-too-large",
+        "exploding-gradient",
+        "weight-init-scale",
+        "initial-loss",
+        "input-not-normalized",
+    )
     fix = (
         "Normalise the inputs and start with smaller weights (torch.nn.init.xavier_uniform_), put"
         " a normalisation layer before the function, or use ReLU."

@@ -29,7 +29,14 @@ class VanishingGradient(Check):
         patience: Looks in a row.
     """
 
-    symptom_of = ("dead-relu", "saturated-activation", "symmetric-init", "weight-init-scale")
+    symptom_of = (
+        "dead-relu",
+        "saturated-activation",
+        "symmetric-init",
+        "weight-init-scale",
+        "input-not-normalized",
+        "constant-input",
+    )
     fix = (
         "Use ReLU-like activations with torch.nn.init.kaiming_normal_, residual connections, or"
         " a normalisation layer in each block."

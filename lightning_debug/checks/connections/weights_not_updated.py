@@ -43,6 +43,7 @@ class WeightsNotUpdated(Check):
         "update-too-small",
         "zero-gradient",
         "no-gradient",
+        "constant-input",
     )
     fix = (
         "Check the learning rate of its group, whether something writes to the weights after"

@@ -37,6 +37,7 @@ class ZeroGradient(Check):
         "dead-relu",
         "saturated-activation",
         "activation-collapse",
+        "constant-input",
     )
     fix = (
         "Look between this parameter and the loss for zero-initialised weights in a row (make one"

@@ -28,6 +28,8 @@ class NonFiniteLoss(Check):
         "non-finite-gradient",
         "exploding-gradient",
         "update-too-large",
+        "non-finite-input",
+        "loss-reduction",
     )
     fix = (
         "Look at the loss itself: log(0), sqrt(0), 0/0, exp of a large number, a mean over no"

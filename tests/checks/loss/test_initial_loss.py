@@ -22,7 +22,7 @@ def regression(value, *, zero=1.0, mean=1.0, target_mean=0.0, target_std=1.0, **
 def test_fires():
     (finding,) = InitialLoss().on_loss_calls(loss_calls(value=14.2, prediction_rms=19.0))
     assert finding.message == (
-        "The first cross_entropy is 14.2; the same call on chance over 10 classes gives 2.303."
+        "The first cross_entropy is 14.2; chance over 10 classes is ln 10 = 2.303."
         " The predictions have an rms of 19."
     )
     assert finding.where == "training_step"

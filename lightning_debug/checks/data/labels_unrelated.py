@@ -1,0 +1,192 @@
+"""Labels that belong to other samples."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding
+from lightning_debug.observation import (
+    Batch,
+    Loader,
+    LossCall,
+    LossCalls,
+    Losses,
+    RunStart,
+    Validation,
+)
+
+RECENT = 20
+MOST_FRESH = 1000
+MOST_VALIDATIONS = 1000
+MOST_EPOCHS = 1000
+LEAST_BATCHES = 4
+
+
+@dataclass(kw_only=True)
+class LabelsUnrelated(Check):
+    """The labels tell nothing about the inputs; the network can only learn them by heart.
+
+    Why: where inputs and labels are paired wrongly (files listed in another order, one of them
+    shuffled alone), a large network still drives the training loss down, sample by sample. On
+    samples that it has not seen it is never better than a constant guess.
+
+    Silent when: unseen samples (the validation data, or the first epoch) were ever better than
+    chance; samples that are near each other have similar labels; the training loss does not fall
+    either; the data are few; inputs are tokens, where nearness tells nothing.
+
+    Source: Zhang et al., Understanding deep learning requires rethinking generalization (2017).
+
+    Args:
+        fitted: Training loss over chance below which labels have been learned.
+        chance: Loss on unseen samples over chance, above which nothing was learned.
+        samples: Fewest samples in an epoch.
+        pairs: Fewest pairs of nearest neighbours.
+        deviations: How much more alike their labels may be than chance, in standard errors.
+        fresh: Fewest losses of the first epoch, where there is no validation.
+        epochs: Fewest epochs, where there is no validation.
+        validations: Fewest validations, where there are any.
+        within: Largest fall of the loss within the epochs over its whole fall, where there is no
+            validation. What is learned by heart helps only when the sample comes again, so the
+            loss falls from epoch to epoch and not within one.
+    """
+
+    fix = (
+        "Show a few samples with their labels, after all preprocessing. Sort file lists on both"
+        " sides (sorted(os.listdir(...))), join tables on a key, and shuffle inputs and labels with"
+        " one permutation."
+    )
+
+    fitted: float = 0.85
+    chance: float = 0.97
+    samples: int = 200
+    pairs: int = 250
+    deviations: float = 3.0
+    fresh: int = 8
+    epochs: int = 3
+    validations: int = 2
+    within: float = -0.1
+    _loader: Loader = field(default_factory=Loader, init=False, repr=False)
+    _reference: float = field(default=math.nan, init=False, repr=False)
+    _call: LossCall | None = field(default=None, init=False, repr=False)
+    _alone: bool = field(default=False, init=False, repr=False)
+    _resumed: bool = field(default=False, init=False, repr=False)
+    _fresh: list[float] = field(default_factory=list, init=False, repr=False)
+    _start: int | None = field(default=None, init=False, repr=False)
+    _recent: deque[float] = field(
+        default_factory=lambda: deque(maxlen=RECENT), init=False, repr=False
+    )
+    _halves: dict[int, list[list[float]]] = field(default_factory=dict, init=False, repr=False)
+    _regular: bool = field(default=True, init=False, repr=False)
+    _validations: list[float] = field(default_factory=list, init=False, repr=False)
+    _pairs: int = field(default=0, init=False, repr=False)
+    _excess: float = field(default=0.0, init=False, repr=False)
+    _variance: float = field(default=0.0, init=False, repr=False)
+
+    def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
+        """Remember how many samples there are."""
+        self._loader = obs.loader
+        yield from ()
+
+    def on_batch(self, obs: Batch) -> Iterator[Finding]:
+        """Add up how alike the labels of nearest neighbours are."""
+        near = obs.neighbours
+        if near is not None and near.spread > 0.0 and math.isfinite(near.alike):
+            self._pairs += near.pairs
+            self._excess += near.pairs * (near.alike - near.others)
+            # Two samples are often nearest to each other, so a pair may count twice.
+            self._variance += 2.0 * near.pairs * near.spread**2
+        yield from ()
+
+    def on_validation(self, obs: Validation) -> Iterator[Finding]:
+        """Remember the loss on unseen samples."""
+        if math.isfinite(obs.loss) and len(self._validations) < MOST_VALIDATIONS:
+            self._validations.append(obs.loss)
+        yield from ()
+
+    def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
+        """Remember what the loss is when it knows nothing."""
+        self._call = obs.calls[0] if len(obs.calls) == 1 else None
+        self._resumed = self._resumed or obs.resumed
+        if self._call is not None and math.isnan(self._reference):
+            references = self._call.references.items()
+            chances = [v for k, v in references if k != "zero" and math.isfinite(v)]
+            if chances and self._call.target.per_sample:
+                self._reference = min(chances)
+        yield from ()
+
+    def on_losses(self, obs: Losses) -> Iterator[Finding]:
+        """Compare the loss on seen and on unseen samples with chance."""
+        values = [value for _, value in obs.values if math.isfinite(value)]
+        if self._call is None or not values or self._resumed or not self._reference > 0.0:
+            return
+        if not math.isclose(values[-1], self._call.value, rel_tol=0.01) and not self._alone:
+            self._reference = math.nan  # the loss has other terms, or is summed
+            return
+        self._alone = True
+        self._start = obs.epoch if self._start is None else self._start
+        if obs.epoch == self._start:
+            self._fresh.extend(values[: MOST_FRESH - len(self._fresh)])
+        self._recent.extend(values)
+        self._divide(obs)
+        train = median(self._recent)
+        fitted = len(self._recent) == RECENT and train < self.fitted * self._reference
+        many = self._loader.known and self._loader.samples >= self.samples
+        unseen = self._unseen(obs.epoch) if fitted and many and self._unrelated() else None
+        if unseen is None or unseen[0] < self.chance * self._reference:
+            return
+        loss, kind = unseen
+        message = (
+            f"The training {self._call.function} has fallen to {train:.3g}, but the {kind} loss has"
+            f" never been better than chance ({loss:.3g}; a constant guess gives"
+            f" {self._reference:.3g}), and inputs that are near each other have unrelated labels:"
+            " the labels are learned by heart."
+        )
+        yield self.finding(
+            obs, message, where="labels", train=train, unseen=loss, chance=self._reference
+        )
+
+    def _unseen(self, epoch: int) -> tuple[float, str] | None:
+        """Return the best loss on unseen samples and which it is; None if there is too little."""
+        if self._validations:
+            enough = len(self._validations) >= self.validations
+            return (min(self._validations), "validation") if enough else None
+        epochs = epoch - (self._start or 0) + 1
+        if epochs < self.epochs or len(self._fresh) < self.fresh:
+            return None
+        return (median(self._fresh), "first-epoch") if self._falls_between() else None
+
+    def _divide(self, obs: Losses) -> None:
+        """Add the losses up by epoch, its first half and its second apart."""
+        batches = self._loader.batches
+        if batches < LEAST_BATCHES or obs.values[-1][0] // batches != obs.epoch:
+            self._regular = False  # one update is not one batch
+        for step, value in obs.values if self._regular else ():
+            epoch, batch = divmod(step, batches)
+            if epoch < MOST_EPOCHS and math.isfinite(value):
+                halves = self._halves.setdefault(epoch, [[0.0, 0.0], [0.0, 0.0]])
+                half = halves[2 * batch // batches]
+                half[0] += value
+                half[1] += 1.0
+
+    def _falls_between(self) -> bool:
+        """Tell whether the loss falls from epoch to epoch, but not within an epoch."""
+        means = [
+            (first[0] / first[1], second[0] / second[1])
+            for first, second in self._halves.values()
+            if first[1] and second[1]
+        ]
+        if not self._regular or len(means) < self.epochs:
+            return False
+        fall = sum(means[0]) / 2.0 - sum(means[-1]) / 2.0
+        return sum(first - second for first, second in means[1:]) < self.within * fall
+
+    def _unrelated(self) -> bool:
+        """Tell whether the labels of nearest neighbours are no more alike than any two."""
+        if self._pairs < self.pairs or self._variance <= 0.0:
+            return False
+        return self._excess < self.deviations * math.sqrt(self._variance)

@@ -1,0 +1,138 @@
+"""Validation on what was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding, Severity
+from lightning_debug.observation import (
+    Batch,
+    Loader,
+    RunStart,
+    Validation,
+    ValidationPrints,
+)
+
+Key = tuple[float, float]
+
+
+@dataclass(kw_only=True)
+class TrainValOverlap(Check):
+    """The same samples are in the training and in the validation data.
+
+    Why: validation then measures memory. It looks fine while the network overfits, and early
+    stopping, the choice of a checkpoint and of hyperparameters rest on nothing.
+
+    Silent when: samples are alike by nature (few possible inputs, such as short token sequences or
+    flags), judged by how often they repeat within the validation data; a few rows are duplicates;
+    the trainer overfits a few batches. Training data in one of several validation loaders, to
+    watch both, is info. An augmentation that changes every sample hides the overlap.
+
+    Args:
+        share: Smallest share of the validation samples, estimated from the training samples that
+            were seen, that is told.
+        matches: Fewest different samples that have to match.
+        natural: How many times as many as repeat by nature have to match.
+        remembered: Most training samples whose fingerprints are kept.
+    """
+
+    severity = Severity.ERROR
+    fix = (
+        "Split once, before anything is repeated or augmented: train, val ="
+        " torch.utils.data.random_split(dataset, [0.9, 0.1]), and give each loader its own part;"
+        " keep samples of one origin (patient, document, recording) on one side."
+    )
+
+    share: float = 0.05
+    matches: int = 5
+    natural: float = 3.0
+    remembered: int = 8192
+    _loader: Loader = field(default_factory=Loader, init=False, repr=False)
+    _first: int | None = field(default=None, init=False, repr=False)
+    _seen: dict[str, Counter[Key]] = field(default_factory=dict, init=False, repr=False)
+    _once: dict[str, Counter[Key]] = field(default_factory=dict, init=False, repr=False)
+
+    def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
+        """Remember what the loaders are."""
+        self._loader = obs.loader
+        yield from ()
+
+    def on_batch(self, obs: Batch) -> Iterator[Finding]:
+        """Remember the inputs that were trained on."""
+        self._first = obs.epoch if self._first is None else self._first
+        for tensor in obs.tensors:
+            if tensor.input:
+                seen = self._seen.setdefault(tensor.path, Counter())
+                once = self._once.setdefault(tensor.path, Counter())
+                keys = _keys(tensor.prints)
+                room = self.remembered - len(seen)
+                seen.update(key for key in keys[: max(0, room)])
+                if obs.epoch == self._first and once.total() < self.remembered:
+                    once.update(keys)
+        yield from ()
+
+    def on_validation(self, obs: Validation) -> Iterator[Finding]:
+        """Look for validation samples among them."""
+        if self._loader.overfit:
+            return
+        loaders = {item.loader for item in obs.prints}
+        found: dict[int, tuple[float, int]] = {}
+        for item in obs.prints:
+            judged = self._judge(item)
+            if judged and judged > found.get(item.loader, (0.0, 0)):
+                found[item.loader] = judged
+        for loader, (share, matches) in found.items():
+            severity = Severity.ERROR if len(found) == len(loaders) else Severity.INFO
+            where = "validation data" if len(loaders) == 1 else f"validation data {loader}"
+            message = (
+                f"About {share:.0%} of the validation samples are training samples:"
+                f" {matches} of those compared have exactly the same input."
+            )
+            yield self.finding(
+                obs, message, where=where, severity=severity, share=share, matches=matches
+            )
+
+    def _judge(self, item: ValidationPrints) -> tuple[float, int] | None:
+        """Return the estimated share of overlap and the samples that match, if they are many."""
+        seen = self._seen.get(item.path)
+        keys = _keys(item.prints)
+        if not seen or not keys:
+            return None
+        matched = [key for key in keys if key in seen]
+        by_nature = 1.0 - (1.0 - _collisions(keys, self._once[item.path])) ** len(seen)
+        share = len(matched) / len(keys)
+        whole = max(self._loader.samples, len(seen)) if self._loader.known else len(seen)
+        estimate = min(1.0, (share - by_nature) * whole / len(seen))
+        enough = 1 if self._loader.shared > self.share else self.matches
+        if len(set(matched)) < enough or share < self.natural * by_nature:
+            return None
+        if math.isnan(self._loader.shared) or not self._loader.shared > self.share:
+            return (estimate, len(matched)) if estimate >= self.share else None
+        return self._loader.shared, len(matched)
+
+
+def _keys(prints: Sequence[Key]) -> list[Key]:
+    """Return fingerprints without their last digits, which depend on the order of additions."""
+    return [
+        (float(f"{first:.5e}"), float(f"{second:.5e}"))
+        for first, second in prints
+        if math.isfinite(first) and math.isfinite(second)
+    ]
+
+
+def _collisions(keys: Sequence[Key], trained: Counter[Key]) -> float:
+    """Return how likely two different samples are the same by nature.
+
+    From pairs within the validation data and pairs within one epoch of training, where each
+    sample comes once.
+    """
+    equal = pairs = 0
+    for counts in (Counter(keys), trained):
+        n = counts.total()
+        equal += sum(count * (count - 1) for count in counts.values())
+        pairs += n * (n - 1)
+    return equal / pairs if pairs else 0.0

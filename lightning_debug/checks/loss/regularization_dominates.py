@@ -1,0 +1,142 @@
+"""Regularization that is louder than the data."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lightning_debug.chance import Chances
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding
+from lightning_debug.observation import Gradients, LossCalls, LossTerms, ParameterUpdate, Updates
+
+AT_CHANCE = 0.9
+HALF_WAY = 0.5
+
+
+@dataclass(kw_only=True)
+class RegularizationDominates(Check):
+    """Weight decay or a penalty on the weights moves them more than the data do.
+
+    Why: the weights then shrink whatever the data say, and the model stays at chance. CS231n's
+    sanity check turns regularization off and looks at the data loss alone for this reason.
+
+    Silent when: the loss is below half of its chance level: the data gradient of a converged
+    model is small, and weight decay holds it in place. At chance it is enough that regularization
+    outweighs the data; where the loss has come below chance, or no chance level is known, it has
+    to be ``clear`` or ``overwhelming``.
+
+    Source: CS231n, Neural Networks Part 3, "Before learning: sanity checks" and "Gradient checks".
+
+    Args:
+        ratio: Smallest ratio of regularization to data that counts while the loss is at chance.
+        clear: The same while the loss is above half of its chance level.
+        overwhelming: The same where no chance level is known; from the first look on.
+        patience: Looks in a row.
+    """
+
+    symptom_of = (
+        "vanishing-gradient",
+        "zero-gradient",
+        "no-gradient",
+        "activation-collapse",
+        "dead-relu",
+        "symmetric-init",
+        "weight-init-scale",
+        "saturated-activation",
+    )
+    fix = "Multiply weight_decay (or the weight of the penalty) by 0.01, or set it to 0 at first."
+
+    ratio: float = 1.0
+    clear: float = 3.0
+    overwhelming: float = 10.0
+    patience: int = 8
+    _chances: Chances = field(default_factory=Chances, init=False, repr=False)
+    _share: float = field(default=math.nan, init=False, repr=False)
+    _loss: str = field(default="", init=False, repr=False)
+    _gradients: Gradients | None = field(default=None, init=False, repr=False)
+    _balanced: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
+        """Remember where the data loss stands."""
+        known = [
+            (call, standing)
+            for call, standing in zip(obs.calls, self._chances.update(obs), strict=True)
+            if standing.chance > 0.0
+        ]
+        self._share = min((standing.share for _, standing in known), default=math.nan)
+        self._loss = ""
+        if known:
+            call, standing = known[0]
+            self._loss = (
+                f" The {call.function} is {call.value:.3g}; chance is {standing.chance:.3g}."
+            )
+        yield from ()
+
+    def on_loss_terms(self, obs: LossTerms) -> Iterator[Finding]:
+        """Compare the gradient of penalties on weights with that of the data, in the weights."""
+        for total in {term.total for term in obs.terms}:
+            terms = [t for t in obs.terms if t.total == total and math.isfinite(t.gradient)]
+            penalty = math.sqrt(sum(t.gradient**2 for t in terms if t.penalty))
+            data = math.sqrt(sum(t.gradient**2 for t in terms if not t.penalty))
+            if self._dominates("penalty", penalty, data):
+                value = sum(t.value for t in terms if t.penalty)
+                message = (
+                    f"The penalty on the weights ({value:.3g} of the loss) sends a gradient of"
+                    f" {penalty:.2g} into them, the data one of {data:.2g}.{self._loss}"
+                )
+                yield self.finding(
+                    obs, message, where="penalty on weights", penalty=penalty, data=data
+                )
+
+    def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
+        """Remember the gradients that the optimizer gets."""
+        self._gradients = obs
+        yield from ()
+
+    def on_updates(self, obs: Updates) -> Iterator[Finding]:
+        """Compare the part of the step that weight decay makes with the rest."""
+        gradients = self._gradients
+        if gradients is None or gradients.optimizer != obs.optimizer:
+            return
+        groups: dict[int, list[tuple[ParameterUpdate, float, float]]] = defaultdict(list)
+        for name, update in obs.parameters.items():
+            gradient = gradients.parameters.get(name)
+            decays = update.weight_decay and update.fan_in and update.lr
+            if gradient is not None and gradient.present and decays:
+                size = gradient.weight_norm / max(update.weight_rms, 1e-30)  # sqrt(numel)
+                if update.decoupled:
+                    decay = update.lr * update.weight_decay * update.weight_rms * size
+                    whole = update.update_rms * size
+                    groups[update.group].append((update, decay, _rest(whole, decay)))
+                else:
+                    decay = update.weight_decay * gradient.weight_norm
+                    groups[update.group].append((update, decay, gradient.norm))
+        for index, parts in groups.items():
+            decay = math.sqrt(sum(part**2 for _, part, _ in parts))
+            data = math.sqrt(sum(part**2 for _, _, part in parts))
+            where = f"{obs.optimizer}, group {index}" if len(groups) > 1 else obs.optimizer
+            if self._dominates(where, decay, data):
+                message = (
+                    f"weight_decay={parts[0][0].weight_decay:g} of {where} moves the weights"
+                    f" {decay / max(data, 1e-30):.2g} times as much as the data do.{self._loss}"
+                )
+                yield self.finding(obs, message, where=where, decay=decay, data=data)
+
+    def _dominates(self, where: str, decay: float, data: float) -> bool:
+        """Tell whether regularization outweighs the data, in a model that has learned little."""
+        if not (decay > 0.0 and math.isfinite(decay) and math.isfinite(data)):
+            return False
+        if decay <= self.overwhelming * data:
+            self._balanced.add(where)
+        if math.isnan(self._share):
+            return where not in self._balanced
+        ratio = self.ratio if self._share >= AT_CHANCE else self.clear
+        return self._share > HALF_WAY and decay > ratio * data
+
+
+def _rest(whole: float, decay: float) -> float:
+    """Return the part of a step that decay did not make, as if the two were at right angles."""
+    return math.sqrt(max(whole**2 - decay**2, 0.0))

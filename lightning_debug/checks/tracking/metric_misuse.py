@@ -1,0 +1,120 @@
+"""Metrics that report something else than their name says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lightning_debug.check import Check
+from lightning_debug.finding import Finding
+from lightning_debug.observation import MetricPass, Threshold, Tracking
+
+
+@dataclass(kw_only=True)
+class MetricMisuse(Check):
+    """A metric is never reset, averaged over batches, or made of logits at the wrong threshold.
+
+    Why: the number that is reported, compared and stopped by is not the one of its name. A metric
+    that is not reset mixes in all epochs before; the mean of an F1 or AUROC over batches is not
+    the F1 or AUROC; a probability of 0.5 is a logit of 0.
+
+    Silent when: the metric is reset by hand or by Lightning (log the object); only its value for
+    the batch is used; it counts, or keeps the best of all epochs (one update each); the mean over
+    batches is right to within the limits, or each batch is one sample; logits are compared with 0.
+
+    Source: torchmetrics documentation, "TorchMetrics in PyTorch Lightning", common pitfalls.
+
+    Args:
+        difference: Smallest error of a mean over batches that is told.
+        relative: The same, relative to the right value.
+        threshold: How close to 0.5 a threshold on logits has to be, and to 0 one on
+            probabilities.
+    """
+
+    fix = (
+        'Log the metric object itself, self.log("val_f1", self.f1, on_epoch=True), one object a'
+        " stage: Lightning then computes it over the whole epoch and resets it."
+    )
+
+    difference: float = 0.02
+    relative: float = 0.02
+    threshold: float = 1e-6
+    _seen: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def on_tracking(self, obs: Tracking) -> Iterator[Finding]:
+        """Compare what was logged with what the metric objects hold, and see how classes arise."""
+        for use in obs.uses:
+            yield from self._not_reset(obs, use)
+            yield from self._averaged(obs, use)
+        for made in obs.thresholds:
+            yield from self._thresholds(obs, made)
+
+    def _not_reset(self, obs: Tracking, use: MetricPass) -> Iterator[Finding]:
+        # One update a pass: it keeps the best or the mean of all passes on purpose.
+        often = use.before > 0 and use.updates - use.before > 1
+        if not often or use.single or use.value in (0.0, 1.0):
+            return
+        name = _logged(obs, use.value)
+        if name:
+            message = (
+                f"{name} = {use.value:.4g} is the value of {use.place} ({use.kind}) over"
+                f" {use.updates} batches, of which {use.before} are from before this pass over"
+                f" the {'validation' if obs.stage == 'validation' else 'training'} data: it is not"
+                " reset."
+            )
+            fix = (
+                f"Call self.{use.place}.reset() after compute(), or log the object:"
+                f' self.log("{name}", self.{use.place}). Use one object for each stage.'
+            )
+            yield self.finding(
+                obs, message, where=use.place, fix=fix, before=use.before, updates=use.updates
+            )
+
+    def _averaged(self, obs: Tracking, use: MetricPass) -> Iterator[Finding]:
+        # Means over single samples are a convention (PSNR, Dice of an image).
+        if use.batches < 2 or use.batch_size < 2 or not math.isfinite(use.whole):
+            return
+        name = _logged(obs, use.batch_mean) or _logged(obs, use.weighted_mean)
+        error = abs(obs.metrics[name] - use.whole) if name else 0.0
+        if error > max(self.difference, self.relative * abs(use.whole)):
+            message = (
+                f"{name} = {obs.metrics[name]:.4g} is the mean of {use.kind} over"
+                f" {use.batches} batches; over all of them together it is {use.whole:.4g}."
+            )
+            fix = (
+                f'Log the object, self.log("{name}", self.{use.place}), or update() it in each'
+                " batch and compute() it once at the end of the epoch."
+            )
+            yield self.finding(
+                obs, message, where=use.place, fix=fix, mean=obs.metrics[name], whole=use.whole
+            )
+
+    def _thresholds(self, obs: Tracking, made: Threshold) -> Iterator[Finding]:
+        place = made.place
+        if made.logits and abs(made.value - 0.5) <= self.threshold:
+            how = "rounded" if made.function == "round" else f"compared with {made.value:g}"
+            message = (
+                f"The logits of the loss are {how} to make classes; a logit of 0.5 is a"
+                " probability of 0.62, and a probability of 0.5 is a logit of 0."
+            )
+            fix = "Compare with 0, or use torch.sigmoid(logits) > 0.5."
+        elif not made.logits and abs(made.value) <= self.threshold:
+            message = (
+                "Probabilities, torch.sigmoid(logits), are compared with 0 to make classes; they"
+                " are always above it, so every sample gets the positive class."
+            )
+            fix = "Compare the probabilities with 0.5, or the logits with 0."
+        else:
+            return
+        self._seen[place] = self._seen.get(place, 0) + 1
+        if self._seen[place] > 1:
+            yield self.finding(obs, message, where=place, fix=fix, threshold=made.value)
+
+
+def _logged(obs: Tracking, value: float) -> str:
+    """Return the name under which a value was logged; empty if none."""
+    if not math.isfinite(value):
+        return ""
+    same = (n for n, v in obs.metrics.items() if math.isclose(v, value, rel_tol=1e-5))
+    return next(same, "")

@@ -1,0 +1,238 @@
+"""Losses that the training step spells out instead of calling."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import functional as F
+
+from lightning_debug.taps.functions import Listener
+from lightning_debug.taps.loss_heard import Heard
+from lightning_debug.taps.trace import Trace
+
+SUBTRACTS = frozenset(["sub", "subtract", "__rsub__", "rsub"])
+SQUARES = frozenset(["pow", "square", "float_power"])
+ABSOLUTES = frozenset(["abs", "absolute"])
+NORMS = frozenset(["norm", "vector_norm", "linalg_vector_norm", "linalg_norm"])
+LOGARITHMS = frozenset(["log", "log2", "log10", "log1p"])
+BOUNDS = frozenset(["clamp", "clamp_min", "clamp_max", "clip", "add"])
+RECENT = 16
+DEEP = 24
+WIDE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """A prediction minus a target."""
+
+    out: Tensor
+    prediction: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A softmax of logits, or its logarithm."""
+
+    out: Tensor
+    logits: Tensor
+    axis: int
+    logarithm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A loss that was recognised, and where."""
+
+    function: str
+    place: str
+    prediction: Tensor
+    target: Tensor
+    out: Tensor
+    axis: int = 1
+
+    def heard(self) -> Heard:
+        """Return it as if it had been called."""
+        if self.function == "cross_entropy":
+            prediction, target = self.prediction.movedim(self.axis, 1), self.target.detach()
+            shape = prediction.shape[:1] + prediction.shape[2:]
+            soft = target.is_floating_point()
+            target = target.movedim(self.axis, 1) if soft else target.reshape(shape)
+        else:
+            prediction, target = self.prediction, self.target
+
+        def again(constant: Tensor) -> Tensor:
+            if self.function == "cross_entropy":
+                return F.cross_entropy(constant, target)
+            difference = constant - target
+            return difference.abs() if self.function == "absolute error" else difference.square()
+
+        with torch.no_grad():
+            value = again(prediction.detach())
+        return Heard(
+            function=self.function,
+            kind="logits" if self.function == "cross_entropy" else "regression",
+            place=self.place,
+            prediction=prediction,
+            target=target,
+            value=value,
+            node=self.out.grad_fn,
+            again=again,
+        )
+
+
+class HandwrittenTap(Listener):
+    """Recognises squared and absolute errors and cross entropies by what they are made of.
+
+    A difference is one where exactly one side carries a gradient: that is the prediction. A cross
+    entropy picks (``gather``, an index) or weighs (a product with the targets) the logarithm of a
+    softmax. Both count only if the loss that backward starts from is made of them.
+    """
+
+    everything = True
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._on = False
+        self._differences: deque[_Difference] = deque(maxlen=RECENT)
+        self._shares: deque[_Share] = deque(maxlen=RECENT)
+        self._found: dict[int, _Found] = {}
+
+    def begin(self, *, wanted: bool) -> None:
+        """Start a look."""
+        self._on = wanted
+        self.end()
+
+    def end(self) -> None:
+        """Let go of the tensors."""
+        self._differences.clear()
+        self._shares.clear()
+        self._found.clear()
+
+    def after(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
+        """Follow a call."""
+        if not self._on or not isinstance(out, Tensor) or not out.requires_grad or not args:
+            return
+        name = getattr(func, "__name__", "")
+        first, second = args[0], args[1] if len(args) > 1 else None
+        if name in SUBTRACTS and isinstance(first, Tensor) and isinstance(second, Tensor):
+            self._subtract(first, second, out)
+        elif name in SQUARES:
+            self._error("squared error", first, out)
+        elif name in ABSOLUTES:
+            self._error("absolute error", first, out)
+        elif name in NORMS:
+            self._error("distance", first, out)
+        elif name in ("softmax", "log_softmax"):
+            axis = kwargs.get("dim", second)
+            if isinstance(first, Tensor) and isinstance(axis, int):
+                self._shares.append(_Share(out, first, axis % first.ndim, name == "log_softmax"))
+        elif name in LOGARITHMS or name in BOUNDS:
+            share = self._share(first)
+            if share is not None:
+                logarithm = share.logarithm or name in LOGARITHMS
+                self._shares.append(_Share(out, share.logits, share.axis, logarithm))
+        elif name == "gather":
+            self._pick(first, kwargs.get("index", args[2] if len(args) > 2 else None), out)
+        elif name == "__getitem__" and isinstance(second, tuple):
+            self._pick(first, second[-1], out)
+        elif name in ("mul", "multiply"):
+            self._multiply(first, second, out)
+
+    def heard(self, loss: Tensor) -> list[Heard]:
+        """Return the losses that are part of this one, in the order in which they were made."""
+        if not self._found or loss.grad_fn is None:
+            return []
+        near = _near(loss.grad_fn)
+        return [found.heard() for found in self._found.values() if found.out.grad_fn in near]
+
+    def _subtract(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        if left.requires_grad == right.requires_grad:
+            return
+        prediction, target = (left, right) if left.requires_grad else (right, left)
+        if prediction.numel() > 1 and target.numel() > 1:
+            self._differences.append(_Difference(out, prediction, target))
+
+    def _error(self, name: str, value: Any, out: Tensor) -> None:
+        """Note the square or the size of a difference."""
+        known = next((d for d in self._differences if d.out is value), None)
+        if known is not None:
+            self._note(name, known.prediction, known.target, out)
+
+    def _pick(self, value: Any, index: Any, out: Tensor) -> None:
+        """Note the log-probabilities of the true classes."""
+        share = self._share(value)
+        if share is None or not share.logarithm or not isinstance(index, Tensor):
+            return
+        if index.is_floating_point() or index.dtype is torch.bool:
+            return
+        logits = share.logits
+        if logits.ndim > 1 and index.numel() * logits.shape[share.axis] == logits.numel():
+            self._note("cross_entropy", logits, index, out, share.axis)
+
+    def _multiply(self, left: Any, right: Any, out: Tensor) -> None:
+        """Note a product of targets and log-probabilities, or of an error with itself."""
+        if left is right:
+            self._error("squared error", left, out)
+            return
+        if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+            return
+        for share, target in ((self._share(left), right), (self._share(right), left)):
+            if share is None or not share.logarithm or target.requires_grad:
+                continue
+            if target.shape == share.out.shape and target.is_floating_point() and target.ndim > 1:
+                self._note("cross_entropy", share.logits, target, out, share.axis)
+                return
+        # The log-probability of an action times its advantage is no cross entropy.
+        for factor, other in ((left, right), (right, left)):
+            if other.numel() > 1 and not other.requires_grad:
+                self._drop(factor)
+
+    def _drop(self, value: Tensor) -> None:
+        """Forget the cross entropy that a value is, apart from its sign and shape."""
+        nodes = set(itertools.islice(_chain(value.grad_fn), 5))
+        for key, found in list(self._found.items()):
+            if found.function == "cross_entropy" and found.out.grad_fn in nodes:
+                del self._found[key]
+
+    def _note(
+        self, function: str, prediction: Tensor, target: Tensor, out: Tensor, axis: int = 1
+    ) -> None:
+        if len(self._found) < RECENT:
+            place = self._trace.place or "training_step"
+            self._found[id(out)] = _Found(function, place, prediction, target, out, axis)
+
+    def _share(self, value: Any) -> _Share | None:
+        return next((s for s in reversed(self._shares) if s.out is value), None)
+
+
+def _chain(node: Node | None) -> Iterator[Node]:
+    """Yield a node and those before it, as long as each has one input."""
+    while node is not None:
+        yield node
+        before = [after for after, _ in node.next_functions if after is not None]
+        node = before[0] if len(before) == 1 else None
+
+
+def _near(start: Node) -> set[Node]:
+    """Return the nodes of the graph that are close to the loss."""
+    seen = {start}
+    todo = deque([(start, 0)])
+    while todo and len(seen) < WIDE:
+        node, depth = todo.popleft()
+        if depth == DEEP:
+            continue
+        for after, _ in node.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                todo.append((after, depth + 1))
+    return seen

@@ -1,0 +1,42 @@
+"""One comparison of a prediction with a target, as it was heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A loss that compared a prediction with a target.
+
+    Attributes:
+        function: Name of the function or of the criterion class.
+        kind: What it takes the prediction for: ``"logits"`` (classes on axis 1),
+            ``"binary-logits"``, ``"log-probabilities"``, ``"probabilities"``, ``"regression"`` or
+            ``"other"``.
+        place: Where it was called: the module path, or ``"training_step"``.
+        prediction: The side that carries a gradient, with its graph.
+        target: The other side.
+        value: What came out.
+        node: The node of the graph that made it.
+        reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``.
+        weight: Weights of the classes, of the positive class or of the samples, if given.
+        ignored: The target that does not count, if there is one.
+        again: The same call on another prediction, if it can be repeated.
+    """
+
+    function: str
+    kind: str
+    place: str
+    prediction: Tensor
+    target: Tensor
+    value: Tensor
+    node: Node | None = None
+    reduction: str = "mean"
+    weight: Tensor | None = None
+    ignored: int | None = None
+    again: Callable[[Tensor], Tensor] | None = None

@@ -1,0 +1,73 @@
+import pytest
+
+from lightning_debug.checks.loss.constant_loss_terms import ConstantLossTerms
+from lightning_debug.observation import LossTerm, LossTerms
+
+MAIN = LossTerm(name="cross_entropy", value=2.0)
+
+
+def look(*terms):
+    return LossTerms(terms=(MAIN, *terms))
+
+
+def cut(how="argmax", **changes):
+    fields = {"name": "mean", "value": 0.5, "trained": False, "cut": how, "line": "train.py:7"}
+    return LossTerm(**fields | changes)
+
+
+def test_fires():
+    (finding,) = ConstantLossTerms().on_loss_terms(look(cut()))
+    assert finding.message == (
+        "mean (train.py:7) adds 0.5 to the loss (20% of it) and trains nothing: argmax has no"
+        " gradient."
+    )
+    assert finding.where == "loss term mean"
+    assert finding.severity == "error"
+    assert "differentiable" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("how", "cause", "fix"),
+    [
+        ("detach", "cut by .detach() or .data", "Leave out .detach()"),
+        ("__get__", "cut by .detach() or .data", "Leave out .detach()"),
+        ("no_grad", "under torch.no_grad()", "outside of torch.no_grad()"),
+        ("frozen", "layers that are not trained", "(the student, not the teacher)"),
+        ("round", "round has no gradient", "in place of round"),
+    ],
+)
+def test_says_what_cut_it(how, cause, fix):
+    (finding,) = ConstantLossTerms().on_loss_terms(look(cut(how)))
+    assert cause in finding.message
+    assert fix in finding.fix
+
+
+def test_a_number_counts_once_it_changes():
+    check = ConstantLossTerms()
+    assert not list(check.on_loss_terms(look(cut("item", name="a number", value=0.5))))
+    (finding,) = check.on_loss_terms(look(cut("item", name="a number", value=0.6)))
+    assert "it was read out of its tensor" in finding.message
+
+
+@pytest.mark.parametrize(
+    "obs",
+    [
+        pytest.param(look(LossTerm(name="mean", value=0.5)), id="trained"),
+        pytest.param(look(cut(value=0.0)), id="zero"),
+        pytest.param(look(), id="one term"),
+    ],
+)
+def test_silent(obs):
+    assert not list(ConstantLossTerms().on_loss_terms(obs))
+
+
+def test_silent_where_the_term_has_a_gradient_at_times():
+    check = ConstantLossTerms()
+    list(check.on_loss_terms(look(LossTerm(name="mean", value=0.5))))
+    assert not list(check.on_loss_terms(look(cut("frozen"))))
+
+
+def test_a_fixed_number_is_meant():
+    check = ConstantLossTerms()
+    for _ in range(5):
+        assert not list(check.on_loss_terms(look(cut("item", name="a number", value=0.5))))

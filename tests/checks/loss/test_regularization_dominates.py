@@ -1,0 +1,87 @@
+import pytest
+
+from lightning_debug.checks.loss.regularization_dominates import RegularizationDominates
+from lightning_debug.observation import LossCall, LossCalls, LossTerm, LossTerms
+from tests.build_observations import gradients
+from tests.build_updates import updates
+
+
+def check_at(value, chance=2.3):
+    """Return a check that has seen a loss; None for a loss without a chance level."""
+    check = RegularizationDominates()
+    references = {} if chance is None else {"uniform": chance}
+    call = LossCall(function="cross_entropy", value=value, references=references, classes=10)
+    list(check.on_loss_calls(LossCalls(calls=(call,))))
+    return check
+
+
+def penalised(check, penalty, data):
+    terms = (
+        LossTerm(name="cross_entropy", gradient=data, value=2.3),
+        LossTerm(name="penalty on weights", gradient=penalty, penalty=True, value=20.0),
+    )
+    return list(check.on_loss_terms(LossTerms(terms=terms)))
+
+
+def decayed(check, *, norm=1.0, **update):
+    list(check.on_gradients(gradients(net__weight={"norm": norm, "weight_norm": 8.0})))
+    fields = {"weight_rms": 0.1, "update_rms": 1e-3, "lr": 1e-3, "fan_in": 64}
+    return list(check.on_updates(updates({"net.weight": fields | update})))
+
+
+def test_penalty():
+    (finding,) = penalised(check_at(2.3), penalty=4.0, data=0.5)
+    assert finding.message == (
+        "The penalty on the weights (20 of the loss) sends a gradient of 4 into them, the data one"
+        " of 0.5. The cross_entropy is 2.3; chance is 2.3."
+    )
+    assert finding.where == "penalty on weights"
+
+
+def test_decay_that_is_added_to_the_gradient():
+    (finding,) = decayed(check_at(2.3), weight_decay=0.5)
+    assert finding.message == (
+        "weight_decay=0.5 of Adam moves the weights 4 times as much as the data do. The"
+        " cross_entropy is 2.3; chance is 2.3."
+    )
+
+
+def test_decay_that_is_taken_off_the_weights():
+    (finding,) = decayed(check_at(2.3), weight_decay=9.0, decoupled=True)
+    assert "weight_decay=9 of Adam" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("value", "chance", "penalty", "fires"),
+    [
+        pytest.param(2.3, 2.3, 1.1, True, id="at chance, a little more"),
+        pytest.param(2.3, 2.3, 0.9, False, id="at chance, less"),
+        pytest.param(1.6, 2.3, 2.0, False, id="below chance, twice"),
+        pytest.param(1.6, 2.3, 4.0, True, id="below chance, four times"),
+        pytest.param(0.1, 2.3, 40.0, False, id="converged"),
+        pytest.param(2.3, None, 5.0, False, id="chance unknown, five times"),
+        pytest.param(2.3, None, 20.0, True, id="chance unknown, twenty times"),
+    ],
+)
+def test_how_much_is_too_much(value, chance, penalty, fires):
+    assert bool(penalised(check_at(value, chance), penalty, 1.0)) is fires
+
+
+def test_silent_where_the_data_have_led_once_and_chance_is_unknown():
+    check = check_at(2.3, None)
+    assert not penalised(check, 1.0, 1.0)
+    assert not penalised(check, 20.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        pytest.param({"weight_decay": 0.01}, id="little decay"),
+        pytest.param({"weight_decay": 0.0}, id="none"),
+        pytest.param({"weight_decay": 0.5, "lr": 0.0}, id="warm-up from 0"),
+        pytest.param({"weight_decay": 0.5, "fan_in": 0}, id="biases and norms"),
+        pytest.param({"weight_decay": 0.01, "decoupled": True}, id="AdamW as usual"),
+    ],
+)
+def test_silent(update):
+    assert not decayed(check_at(2.3), **update)

@@ -1,0 +1,90 @@
+"""Labels of other samples, and the same programs with their own."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from tests.runs import Program, alarms, digits, fit, names, regression
+
+ADAM = partial(torch.optim.Adam, lr=3e-3)
+
+
+class Validated(Program):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        loss = self.loss(self(x), y)
+        self.log("val_loss", loss)
+        return loss
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, x, y, validated):
+        super().__init__()
+        self.parts = TensorDataset(x[200:], y[200:]), TensorDataset(x[:200], y[:200])
+        self.validated = validated
+
+    def train_dataloader(self):
+        return DataLoader(self.parts[0], batch_size=32, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.parts[1], batch_size=64) if self.validated else []
+
+
+def mlp(inputs, outputs):
+    return nn.Sequential(
+        nn.Linear(inputs, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, outputs)
+    )
+
+
+def conv():
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 36, 256),
+        nn.ReLU(),
+        nn.Linear(256, 10),
+    )
+
+
+def paired(data, validated, *, mixed):
+    x, y = data.dataset.tensors
+    if mixed:
+        y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(3))]
+    return Data(x, y, validated)
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "validated", "epochs"),
+    [
+        pytest.param(
+            lambda: Validated(conv(), optimizer=ADAM),
+            lambda: digits(flat=False, n=512),
+            True,
+            25,
+            id="images, validated",
+        ),
+        pytest.param(
+            lambda: Program(mlp(64, 10), optimizer=ADAM),
+            lambda: digits(n=512),
+            False,
+            25,
+            id="not validated",
+        ),
+        pytest.param(
+            lambda: Validated(mlp(8, 1), F.mse_loss, ADAM), regression, True, 40, id="floats"
+        ),
+    ],
+)
+def test_labels(module, data, validated, epochs):
+    found = fit(module, paired(data(), validated, mixed=True), epochs=epochs)
+    fixed = fit(module, paired(data(), validated, mixed=False), epochs=epochs)
+    assert "labels-unrelated" in names(found)
+    assert not next(f for f in found.findings if f.name == "labels-unrelated").caused_by
+    # A network this large overfits the true labels too.
+    assert [a for a in alarms(fixed) if "overfitting" not in a] == []

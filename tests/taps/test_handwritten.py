@@ -1,0 +1,135 @@
+"""Losses that are spelled out: what is recognised, and what is not one."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchmetrics.functional import mean_squared_error
+
+from lightning_debug.taps.functions import FunctionTap
+from lightning_debug.taps.handwritten import HandwrittenTap
+from lightning_debug.taps.trace import Trace
+
+LOGITS = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(16) % 5
+SOFT = F.one_hot(CLASSES, 5).float() * 0.9 + 0.02
+VALUES = torch.linspace(-1.0, 1.0, 16)
+
+
+def hear(compute):
+    """Return what is heard in a computation on logits that carry a gradient."""
+
+    def fail(error):
+        raise error
+
+    trace = Trace({})
+    tap = HandwrittenTap(trace)
+    functions = FunctionTap(trace, [tap], fail)
+    logits = LOGITS.clone().requires_grad_() * 1.0
+    tap.begin(wanted=True)
+    with functions:
+        functions.listening = True
+        loss = compute(logits)
+        functions.listening = False
+    return tap.heard(loss)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda z: ((z[:, 0] - VALUES) ** 2).mean(), id="power"),
+        pytest.param(lambda z: (VALUES - z[:, 0]).square().sum() / 16, id="the other way round"),
+        pytest.param(lambda z: (2.0 * (z[:, 0] - VALUES).pow(2)).mean(), id="weighted"),
+        pytest.param(lambda z: mean_squared_error(z[:, 0], VALUES), id="torchmetrics"),
+        pytest.param(lambda z: ((z[:, 0] - VALUES) ** 2).mean().sqrt(), id="root mean square"),
+        pytest.param(
+            lambda z: (lambda d: (d * d).sum())(z[:, 0] - VALUES), id="a difference times itself"
+        ),
+    ],
+)
+def test_squared_error(compute):
+    (heard,) = hear(compute)
+    assert heard.function == "squared error"
+    assert heard.kind == "regression"
+    assert heard.value.mean() == pytest.approx(((LOGITS[:, 0] - VALUES) ** 2).mean())
+    assert heard.again(torch.zeros(16)).mean() == pytest.approx((VALUES**2).mean())
+
+
+def test_absolute_error():
+    (heard,) = hear(lambda z: (z[:, 0] - VALUES).abs().mean())
+    assert heard.function == "absolute error"
+    assert heard.value.mean() == pytest.approx((LOGITS[:, 0] - VALUES).abs().mean())
+
+
+def test_shapes_are_those_of_the_two_sides():
+    (heard,) = hear(lambda z: ((z[:, :1] - VALUES) ** 2).mean())
+    assert heard.prediction.shape == (16, 1)
+    assert heard.target.shape == (16,)
+    assert heard.value.shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda z: -z.log_softmax(1).gather(1, CLASSES[:, None]).mean(), id="gather"),
+        pytest.param(lambda z: -F.log_softmax(z, 1)[torch.arange(16), CLASSES].mean(), id="index"),
+        pytest.param(
+            lambda z: -z.softmax(1).clamp_min(1e-9).log().gather(1, CLASSES[:, None]).mean(),
+            id="log of a softmax",
+        ),
+        pytest.param(
+            lambda z: -(F.one_hot(CLASSES, 5).float() * z.log_softmax(1)).sum(1).mean(),
+            id="one-hot",
+        ),
+    ],
+)
+def test_cross_entropy(compute):
+    (heard,) = hear(compute)
+    assert heard.function == "cross_entropy"
+    assert heard.kind == "logits"
+    expected = F.cross_entropy(LOGITS, CLASSES).item()
+    assert heard.value.item() == pytest.approx(expected, rel=1e-5)
+    assert heard.again(torch.zeros(16, 5)).item() == pytest.approx(math.log(5))
+
+
+def test_soft_targets():
+    (heard,) = hear(lambda z: -(SOFT * torch.log(torch.softmax(z, -1))).sum(1).mean())
+    assert heard.value.item() == pytest.approx(F.cross_entropy(LOGITS, SOFT).item(), rel=1e-5)
+
+
+def test_pixels_come_with_classes_on_axis_one():
+    (heard,) = hear(
+        lambda z: -z.view(4, 4, 5).log_softmax(-1).gather(-1, CLASSES.view(4, 4, 1)).mean()
+    )
+    assert heard.prediction.shape == (4, 5, 4)
+    assert heard.target.shape == (4, 4)
+
+
+def test_focal_loss_is_a_cross_entropy():
+    def focal(z):
+        logp = z.log_softmax(1).gather(1, CLASSES[:, None])
+        return -((1 - logp.exp()) ** 2 * logp).mean()
+
+    (heard,) = hear(focal)
+    assert heard.function == "cross_entropy"
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda z: z.square().mean(), id="no target"),
+        pytest.param(lambda z: ((z[:8] - z[8:]) ** 2).mean(), id="two predictions"),
+        pytest.param(lambda z: ((z - 1.0) ** 2).mean(), id="a constant"),
+        pytest.param(lambda z: (z[:, 0] - VALUES).mean(), id="a difference alone"),
+        pytest.param(
+            lambda z: (((z[:, 0] - VALUES) ** 2).detach() + z[:, 0]).mean(), id="not trained"
+        ),
+        pytest.param(
+            lambda z: -(z.log_softmax(1).gather(1, CLASSES[:, None]).squeeze(1) * VALUES).mean(),
+            id="log-probabilities of actions times their advantage",
+        ),
+    ],
+)
+def test_silent(compute):
+    assert hear(compute) == []

@@ -1,0 +1,50 @@
+"""What a prediction that knows nothing gets."""
+
+import math
+
+import pytest
+
+from lightning_debug.chance import chance
+from lightning_debug.observation import LossCall, Targets
+
+
+def call(**changes):
+    target = {"shape": (32,), "dtype": "integer", "distinct": 10} | changes.pop("target", {})
+    references = {"uniform": 2.303, "prior": 2.16}
+    fields = {"function": "cross_entropy", "classes": 10, "references": references}
+    return LossCall(**fields | changes, target=Targets(**target))
+
+
+def test_classes_are_corrected_for_the_size_of_the_batch():
+    assert chance(call()) == pytest.approx(2.16 + 9 / 64)
+    assert chance(call(target={"shape": (8,)})) == 2.303
+
+
+def test_targets_are_too():
+    regression = {"classes": 0, "references": {"mean": 1.0, "zero": 2.0}}
+    assert chance(call(**regression)) == pytest.approx(1 + 1 / 32)
+    assert chance(call(classes=0, references={"zero": 2.0})) == 2.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"references": {}}, id="no reference"),
+        pytest.param({"references": {"uniform": math.nan}}, id="a loss that takes no constant"),
+        pytest.param({"target": {"made": True}}, id="targets of the model"),
+        pytest.param({"classes": 32, "target": {"distinct": 32}}, id="samples told apart"),
+        pytest.param({"references": {"uniform": 5.5, "prior": 0.003}}, id="one class only"),
+        pytest.param(
+            {
+                "classes": 0,
+                "references": {"mean": 1.0},
+                "target_mean": 0.01,
+                "target_std": 1.01,
+                "target": {"shape": (32, 64)},
+            },
+            id="noise as target",
+        ),
+    ],
+)
+def test_not_known(changes):
+    assert math.isnan(chance(call(**changes)))
