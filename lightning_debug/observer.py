@@ -6,8 +6,7 @@ import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,20 +30,15 @@ from lightning_debug.observation import (
     LossCalls,
     Losses,
     LossTerms,
-    MetricPass,
     Observation,
     RunEnd,
     RunStart,
-    Threshold,
-    Tracking,
     Updates,
-    Validation,
-    Watcher,
     owner,
 )
 from lightning_debug.schedule import DEFAULT_EVERY, Clock, Schedule
 from lightning_debug.session import Session
-from lightning_debug.taps.data import BatchTap, ValidationPrintTap
+from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropped_norm import DroppedNormTap
 from lightning_debug.taps.entries import EntryTap
 from lightning_debug.taps.forward import ForwardTap
@@ -52,7 +46,6 @@ from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
 from lightning_debug.taps.handwritten import HandwrittenTap
 from lightning_debug.taps.loss_calls import LossTap
-from lightning_debug.taps.metrics import MetricTap, read
 from lightning_debug.taps.muted import MutedTap
 from lightning_debug.taps.nonlinear import NonlinearTap
 from lightning_debug.taps.replay import ReplayTap
@@ -62,13 +55,10 @@ from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.updates import UpdateDraft, UpdateTap
 from lightning_debug.taps.wiring import Wiring
+from lightning_debug.validation_observer import ValidationObserver
 
 LOSSES_KEPT = 1000
 DATA_FLOW_LOOKS = 10
-REFERENCE_EVERY = 1
-LISTENED_VALIDATIONS = 3
-LISTENED_BATCHES = 2
-MOST_THRESHOLDS = 64
 PATIENT = 64
 
 
@@ -106,6 +96,9 @@ class Observer:
         resumed: Whether training goes on from a checkpoint.
         loader: What is known of the training data.
         alone: Whether this is the only process of the run.
+
+    Attributes:
+        validation: Watches validation and the metrics that are logged.
     """
 
     def __init__(
@@ -127,26 +120,13 @@ class Observer:
         self._wiring = Wiring(model, optimizers, scheduled)
         self._trace = Trace({})
         self._batch = BatchTap()
-        self._alone = alone
-        self._metrics = MetricTap(
-            model, lambda error: self._contain.fail("the tap on metrics", error)
-        )
-        self._compared = ThresholdTap(Trace({}), "validation_step")
-        self._validation_functions = FunctionTap(
-            Trace({}),
-            [self._compared],
-            lambda error: self._contain.fail("the tap on metrics", error),
-        )
-        self._ears = ExitStack()
-        self._made: list[Threshold] = []
-        self._validations = 0
+        self.validation = ValidationObserver(model, session, alone=alone)
         self._classes = ThresholdTap(self._trace, "training_step")
         self._handwritten = HandwrittenTap(self._trace)
         self._replay = ReplayTap()
         self._losses = LossTap(self._trace, self._handwritten, self._replay)
         self._loader = loader or Loader()
         self._entries = EntryTap(self._trace)
-        self._prints = ValidationPrintTap()
         self._losses.told = self._entries.compared
         self._nonlinear = NonlinearTap(self._trace)
         self._dropped = DroppedNormTap(self._trace)
@@ -299,48 +279,9 @@ class Observer:
             self._read()
         self._clock.stop(looked=True)
 
-    def epoch_start(self) -> None:
-        """See the metrics as they are when an epoch of training begins, at its first batch."""
-        if self._session.wants(Tracking) and self._contain.works("the tap on metrics"):
-            with self._contain("the tap on metrics"):
-                self._metrics.begin("training", watch=False)
-
-    def validation_batch_start(self, batch: Any, index: int, loader: int) -> None:
-        """See a batch of validation data: its number in its loader, and the loader's."""
-        if self._session.wants(Validation) and self._contain.works("the tap on the batch"):
-            with self._contain("the tap on the batch"):
-                if index == 0 and loader == 0:
-                    self._prints.begin()
-                self._prints.batch(batch, index, loader)
-        if not self._session.wants(Tracking) or not self._contain.works("the tap on metrics"):
-            return
-        with self._contain("the tap on metrics"):
-            if index == 0 and loader == 0:
-                self._validations += 1
-                self._metrics.begin("validation", watch=self._alone)
-            self._metrics.batch(batch)
-            few = self._validations <= LISTENED_VALIDATIONS
-            if few and index < LISTENED_BATCHES and loader == 0:
-                self._listen_to_validation()
-
-    def _listen_to_validation(self) -> None:
-        self._compared.begin()
-        self._ears.enter_context(self._validation_functions)
-        self._validation_functions.listening = True
-        if "torch._dynamo" in sys.modules:
-            self._ears.enter_context(torch.compiler.set_stance("force_eager"))
-
-    def validation_batch_end(self) -> None:
-        """Close the tap on the functions of a validation batch."""
-        self._validation_functions.listening = False
-        self._ears.close()
-        with self._contain("the tap on metrics"):
-            self._made = [*self._made, *self._compared.take()][:MOST_THRESHOLDS]
-
-    def validation_end(self, step: int, epoch: int, loss: float) -> None:
-        """Observe a pass over the validation data and its mean loss."""
-        if not self._session.wants(Validation):
-            return
+    def losses(self) -> tuple[tuple[int, float], ...]:
+        """Read the losses since the last look was shown, as ``(step, loss)``."""
+        losses: tuple[tuple[int, float], ...] = ()
         with self._contain("the losses since the last look"):
             ledger = Ledger()
             noted = [(at, ledger.note(value.mean())) for at, value in self._kept]
@@ -351,64 +292,12 @@ class Observer:
             if self._sent:
                 self._sent.ledger.settle()
             losses = tuple((at, entry.value) for at, entry in (*waiting, *noted))
-            self._show(
-                Validation(
-                    step=step,
-                    epoch=epoch,
-                    loss=loss,
-                    losses=losses,
-                    prints=self._prints.prints(),
-                )
-            )
-
-    def track(
-        self,
-        step: int,
-        epoch: int,
-        stage: str,
-        *,
-        metrics: Mapping[str, Any],
-        watchers: Sequence[Watcher],
-        complete: bool,
-    ) -> None:
-        """Observe what has been logged and what watches it.
-
-        Args:
-            step: Optimizer updates made so far.
-            epoch: Epoch, counted from 0.
-            stage: What has ended: ``"validation"``, ``"training"`` or ``"run"``.
-            metrics: What has been logged.
-            watchers: What decides by a metric.
-            complete: Whether all that is logged has been logged at least once.
-        """
-        if not self._session.wants(Tracking):
-            return
-        uses: tuple[MetricPass, ...] = ()
-        if self._contain.works("the tap on metrics"):
-            with self._contain("the tap on metrics"):
-                uses = self._metrics.end(stage) if self._alone else ()
-        with self._contain("the logged metrics"):
-            made, self._made = tuple(self._made), []
-            # Read where a pass has ended that reports them; elsewhere the names are enough.
-            needed = stage == "validation" or any(math.isfinite(use.value) for use in uses)
-            values = read(metrics) if needed else dict.fromkeys(metrics, math.nan)
-            self._show(
-                Tracking(
-                    step=step,
-                    epoch=epoch,
-                    stage=stage,
-                    metrics=values,
-                    watchers=tuple(watchers),
-                    uses=uses,
-                    thresholds=made,
-                    complete=complete,
-                )
-            )
+        return losses
 
     def close(self, step: int, epoch: int, *, completed: bool) -> None:
         """Close the taps, whatever state they are in, and observe what is left."""
         self._close()
-        self._unhook_metrics()
+        self.validation.close()
         self._read()
         if self._kept:
             with self._contain("reading the last losses"):
@@ -426,13 +315,8 @@ class Observer:
     def abandon(self) -> None:
         """Close the taps and forget what they saw, after a failure of ours."""
         self._close()
-        self._unhook_metrics()
+        self.validation.close()
         self._kept.clear()
-
-    def _unhook_metrics(self) -> None:
-        self._metrics.pause()
-        self._validation_functions.listening = False
-        self._ears.close()
 
     def _note_losses(self, ledger: Ledger) -> list[tuple[int, Entry]]:
         """Note the losses since the last look, and let go of them."""
@@ -447,13 +331,7 @@ class Observer:
         works, wants = self._contain.works, self._session.wants
         self._wiring.refresh()
         self._trace.paths = self._wiring.paths()
-        dense = self._looks <= self._schedule.dense
-        self._losses.begin(
-            look.ledger,
-            batch,
-            references=dense or self._looks % REFERENCE_EVERY == 0,
-            replay=look.first and not self._resumed,
-        )
+        self._losses.begin(look.ledger, batch, replay=look.first and not self._resumed)
         self._nonlinear.begin(look.ledger)
         self._muted.begin(look.ledger)
         self._terms.begin(look.ledger, wanted=wants(LossTerms))
@@ -513,7 +391,7 @@ class Observer:
         self._losses.end()
         self._entries.end()
         self._dropped.end()
-        self._made = [*self._made, *self._classes.take()][:MOST_THRESHOLDS]
+        self.validation.note(self._classes.take())
         self._terms.end()
         self._functions.listening = False
         if self._mode_on:

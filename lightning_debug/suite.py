@@ -189,7 +189,7 @@ class Section(pl.Callback):
             if observer:
                 self._loss = None
                 if batch_idx == 0:
-                    observer.epoch_start()
+                    observer.validation.epoch_start()
                 observer.batch_start(
                     batch,
                     batch_idx,
@@ -253,7 +253,7 @@ class Section(pl.Callback):
         """See what the validation data are."""
         with self._watching() as observer:
             if observer:
-                observer.validation_batch_start(batch, batch_idx, dataloader_idx)
+                observer.validation.batch_start(batch, batch_idx, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -267,7 +267,7 @@ class Section(pl.Callback):
         """Keep the validation loss."""
         with self._watching() as observer:
             if observer:
-                observer.validation_batch_end()
+                observer.validation.batch_end()
         tap, session = self._validation, self._session
         if tap is None or session is None or dataloader_idx > 0:
             return
@@ -288,7 +288,9 @@ class Section(pl.Callback):
             if observer:
                 self._validated = True
                 self._track(trainer, "validation")
-                observer.validation_end(trainer.global_step, trainer.current_epoch, loss)
+                observer.validation.end(
+                    trainer.global_step, trainer.current_epoch, loss, observer.losses()
+                )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe what the epoch before has logged: by now it is complete."""
@@ -331,7 +333,7 @@ class Section(pl.Callback):
         """Show what has been logged and what watches it."""
         if self._observer is not None:
             validated = self._validated or not trainer.enable_validation
-            self._observer.track(
+            self._observer.validation.track(
                 trainer.global_step,
                 trainer.current_epoch,
                 stage,

@@ -21,7 +21,7 @@ class Loader:
         workers: Number of its worker processes.
         overfit: Whether the trainer was told to overfit a few batches.
         shared: Share of the validation samples that are training samples by construction (one
-            dataset, indices, memory); nan where that cannot be told.
+            dataset, indices, memory); 0 where none are known to be.
     """
 
     known: bool = False
@@ -31,7 +31,7 @@ class Loader:
     order: str = "own"
     workers: int = 0
     overfit: bool = False
-    shared: float = float("nan")
+    shared: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sized
 from typing import Any
 
@@ -41,7 +40,7 @@ def describe(training: Any, validation: Any, *, overfit: bool = False) -> Loader
         order=_order(loader),
         workers=loader.num_workers,
         overfit=overfit,
-        shared=math.nan if other is None else _shared(loader, other),
+        shared=0.0 if other is None else _shared(loader, other),
     )
 
 
@@ -77,16 +76,16 @@ def _order(loader: DataLoader[Any]) -> str:
 
 
 def _shared(training: DataLoader[Any], validation: DataLoader[Any]) -> float:
-    """Return the share of the validation samples that are training samples; nan if unknown."""
+    """Return the share of the validation samples that are training samples; 0 if unknown."""
     (base, trained), (other, validated) = _rows(training), _rows(validation)
     if base is other:
         if trained is None or validated is None or not len(validated):
-            return math.nan
+            return 0.0
         return float(np.isin(validated, trained).mean())
     if isinstance(base, TensorDataset) and isinstance(other, TensorDataset):
         whole = training.dataset is base and validation.dataset is other
-        return _shared_memory(base, other) if whole else math.nan
-    return math.nan
+        return _shared_memory(base, other) if whole else 0.0
+    return 0.0
 
 
 def _rows(loader: DataLoader[Any]) -> tuple[Dataset[Any], Indices | None]:
@@ -111,10 +110,10 @@ def _shared_memory(training: TensorDataset, validation: TensorDataset) -> float:
     first, second = training.tensors[0], validation.tensors[0]
     alike = first.stride() == second.stride() and first.shape[1:] == second.shape[1:]
     if first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr() or not alike:
-        return math.nan
+        return 0.0
     row = first.stride(0) if first.ndim else 0
     if row <= 0 or not len(second) or (second.storage_offset() - first.storage_offset()) % row:
-        return math.nan
+        return 0.0
     start = (second.storage_offset() - first.storage_offset()) // row
     common = min(len(first), start + len(second)) - max(0, start)
     return max(0, common) / len(second)

@@ -71,7 +71,7 @@ class _Call:
 
 
 class LossTap(Listener):
-    """Hears loss functions and, at the first look, calls them again on constant predictions.
+    """Hears loss functions and calls them again on constant predictions.
 
     The reference comes from the user's own call with its own targets and keyword arguments, so
     class weights, label smoothing, soft targets, focal losses and reductions need no special
@@ -89,23 +89,20 @@ class LossTap(Listener):
         self._replay = replay
         self._replayed: tuple[Replay, dict[str, Entry]] | None = None
         self._ledger = Ledger()
-        self._referenced = False
         self._batch = BatchShape()
         self._calls: list[_Call] = []
         self.nodes: dict[Node, int] = {}
         self.told: Callable[[Heard], None] | None = None
 
-    def begin(self, ledger: Ledger, batch: Any, *, references: bool, replay: bool) -> None:
+    def begin(self, ledger: Ledger, batch: Any, *, replay: bool) -> None:
         """Start a look at a batch.
 
         Args:
             ledger: Takes the numbers.
             batch: Its integer tensors tell how targets are laid out.
-            references: Whether to call the losses on constant predictions too.
             replay: Whether to run a loss again on zeros that calls no loss function.
         """
         self._ledger = ledger
-        self._referenced = references
         self._batch = BatchShape.of(list(tensors_in(batch)))
         self._calls = []
         self._replayed = None
@@ -176,7 +173,7 @@ class LossTap(Listener):
             )
         )
         buffers = sum(b.numel() for b in frame.module.buffers())
-        if call is not None and self._referenced and buffers < CRITERION_LIMIT:
+        if call is not None and buffers < CRITERION_LIMIT:
             zero = loss_references.on_zeros(frame.module, args, left, out)
             call.references["zero"] = self._ledger.note(zero)
 
@@ -200,7 +197,7 @@ class LossTap(Listener):
                 call.classes = _classes(heard, prediction)
             if heard.reduction in ("sum", "batchmean"):
                 call.terms = _terms(heard, prediction)
-            if self._referenced and heard.again is not None:
+            if heard.again is not None:
                 self._refer(call, heard, heard.again, prediction)
         if heard.node is not None:
             self.nodes[heard.node] = len(self._calls)

@@ -110,7 +110,7 @@ class TrainValOverlap(Check):
         enough = 1 if self._loader.shared > self.share else self.matches
         if len(set(matched)) < enough or share < self.natural * by_nature:
             return None
-        if math.isnan(self._loader.shared) or not self._loader.shared > self.share:
+        if self._loader.shared <= self.share:
             return (estimate, len(matched)) if estimate >= self.share else None
         return self._loader.shared, len(matched)
 

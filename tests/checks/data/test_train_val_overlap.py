@@ -8,7 +8,7 @@ from tests.build_data import batch, inputs, prints, start, targets, validation
 def judge(*found, looks=10, **loader):
     """Train on samples 0 to 319 and validate on these."""
     check = TrainValOverlap()
-    list(check.on_run_start(start(**{"samples": 320, "shared": float("nan")} | loader)))
+    list(check.on_run_start(start(**{"samples": 320, "shared": 0.0} | loader)))
     for step in range(looks):
         tensor = inputs(prints=prints(32, 32 * step))
         assert not list(check.on_batch(batch(tensor, targets(), step=step)))

@@ -1,0 +1,168 @@
+"""What is seen of validation, and of the metrics that are logged."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from lightning_debug.observation import (
+    MetricPass,
+    Observation,
+    Threshold,
+    Tracking,
+    Validation,
+    Watcher,
+)
+from lightning_debug.session import Session
+from lightning_debug.taps.data import ValidationPrintTap
+from lightning_debug.taps.functions import FunctionTap
+from lightning_debug.taps.metrics import MetricTap, read
+from lightning_debug.taps.thresholds import ThresholdTap
+from lightning_debug.taps.trace import Trace
+
+LISTENED_VALIDATIONS = 3
+LISTENED_BATCHES = 2
+MOST_THRESHOLDS = 64
+
+
+class ValidationObserver:
+    """Watches the validation data and the metrics of a model, while it is trained.
+
+    Args:
+        model: The module that is trained.
+        session: Gets the observations.
+        alone: Whether this is the only process of the run.
+    """
+
+    def __init__(self, model: Module, session: Session, *, alone: bool = True) -> None:
+        def failed(error: Exception) -> None:
+            session.contain.fail("the tap on metrics", error)
+
+        self._session = session
+        self._contain = session.contain
+        self._alone = alone
+        self._prints = ValidationPrintTap()
+        self._metrics = MetricTap(model, failed)
+        self._compared = ThresholdTap(Trace({}), "validation_step")
+        self._functions = FunctionTap(Trace({}), [self._compared], failed)
+        self._ears = ExitStack()
+        self._thresholds: list[Threshold] = []
+        self._passes = 0
+
+    def epoch_start(self) -> None:
+        """See the metrics as they are when an epoch of training begins, at its first batch."""
+        if self._tracks:
+            with self._contain("the tap on metrics"):
+                self._metrics.begin("training", watch=False)
+
+    def batch_start(self, batch: Any, index: int, loader: int) -> None:
+        """See a batch of validation data: its number in its loader, and the loader's."""
+        first = index == 0 and loader == 0
+        if self._session.wants(Validation) and self._contain.works("the tap on the batch"):
+            with self._contain("the tap on the batch"):
+                if first:
+                    self._prints.begin()
+                self._prints.batch(batch, index, loader)
+        if not self._tracks:
+            return
+        with self._contain("the tap on metrics"):
+            if first:
+                self._passes += 1
+                self._metrics.begin("validation", watch=self._alone)
+            self._metrics.batch(batch)
+            few = self._passes <= LISTENED_VALIDATIONS
+            if few and index < LISTENED_BATCHES and loader == 0:
+                self._listen()
+
+    def batch_end(self) -> None:
+        """Close the tap on the functions of a validation batch."""
+        self._deafen()
+        with self._contain("the tap on metrics"):
+            self.note(self._compared.take())
+
+    def note(self, thresholds: Iterable[Threshold]) -> None:
+        """Take in how classes were made of a prediction."""
+        self._thresholds = [*self._thresholds, *thresholds][:MOST_THRESHOLDS]
+
+    def end(
+        self, step: int, epoch: int, loss: float, losses: tuple[tuple[int, float], ...]
+    ) -> None:
+        """Observe a pass: its mean loss, and the training losses since the last look."""
+        self._show(
+            Validation(
+                step=step, epoch=epoch, loss=loss, losses=losses, prints=self._prints.prints()
+            )
+        )
+
+    def track(
+        self,
+        step: int,
+        epoch: int,
+        stage: str,
+        *,
+        metrics: Mapping[str, Any],
+        watchers: Sequence[Watcher],
+        complete: bool,
+    ) -> None:
+        """Observe what has been logged and what watches it.
+
+        Args:
+            step: Optimizer updates made so far.
+            epoch: Epoch, counted from 0.
+            stage: What has ended: ``"validation"``, ``"training"`` or ``"run"``.
+            metrics: What has been logged.
+            watchers: What decides by a metric.
+            complete: Whether all that is logged has been logged at least once.
+        """
+        if not self._session.wants(Tracking):
+            return
+        uses: tuple[MetricPass, ...] = ()
+        if self._tracks:
+            with self._contain("the tap on metrics"):
+                uses = self._metrics.end(stage) if self._alone else ()
+        with self._contain("the logged metrics"):
+            made, self._thresholds = tuple(self._thresholds), []
+            # Read where a pass has ended that reports them; elsewhere the names are enough.
+            needed = stage == "validation" or any(math.isfinite(use.value) for use in uses)
+            self._show(
+                Tracking(
+                    step=step,
+                    epoch=epoch,
+                    stage=stage,
+                    metrics=read(metrics) if needed else dict.fromkeys(metrics, math.nan),
+                    watchers=tuple(watchers),
+                    uses=uses,
+                    thresholds=made,
+                    complete=complete,
+                )
+            )
+
+    def close(self) -> None:
+        """Take off what is attached, whatever state it is in."""
+        self._metrics.pause()
+        self._deafen()
+
+    @property
+    def _tracks(self) -> bool:
+        return self._session.wants(Tracking) and self._contain.works("the tap on metrics")
+
+    def _listen(self) -> None:
+        self._compared.begin()
+        self._ears.enter_context(self._functions)
+        self._functions.listening = True
+        if "torch._dynamo" in sys.modules:
+            self._ears.enter_context(torch.compiler.set_stance("force_eager"))
+
+    def _deafen(self) -> None:
+        self._functions.listening = False
+        self._ears.close()
+
+    def _show(self, obs: Observation) -> None:
+        if self._session.wants(type(obs)):
+            self._session.observe(obs)
