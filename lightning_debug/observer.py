@@ -281,7 +281,7 @@ class Observer:
 
     def losses(self) -> tuple[tuple[int, float], ...]:
         """Read the losses since the last look was shown, as ``(step, loss)``."""
-        losses: tuple[tuple[int, float], ...] = ()
+        losses: list[tuple[int, float]] = []
         with self._contain("the losses since the last look"):
             ledger = Ledger()
             noted = [(at, ledger.note(value.mean())) for at, value in self._kept]
@@ -291,8 +291,8 @@ class Observer:
             waiting = self._sent.losses if self._sent else []
             if self._sent:
                 self._sent.ledger.settle()
-            losses = tuple((at, entry.value) for at, entry in (*waiting, *noted))
-        return losses
+            losses.extend((at, entry.value) for at, entry in (*waiting, *noted))
+        return tuple(losses)
 
     def close(self, step: int, epoch: int, *, completed: bool) -> None:
         """Close the taps, whatever state they are in, and observe what is left."""

@@ -43,6 +43,7 @@ class LabelsUnrelated(Check):
 
     Args:
         fitted: Training loss over chance below which labels have been learned.
+        fitted_alone: The same where there is no validation.
         chance: Loss on unseen samples over chance, above which nothing was learned.
         samples: Fewest samples in an epoch.
         pairs: Fewest pairs of nearest neighbours.
@@ -62,6 +63,7 @@ class LabelsUnrelated(Check):
     )
 
     fitted: float = 0.85
+    fitted_alone: float = 0.5
     chance: float = 0.97
     samples: int = 200
     pairs: int = 250
@@ -134,7 +136,8 @@ class LabelsUnrelated(Check):
         self._recent.extend(values)
         self._divide(obs)
         train = median(self._recent)
-        fitted = len(self._recent) == RECENT and train < self.fitted * self._reference
+        limit = self.fitted if self._validations else self.fitted_alone
+        fitted = len(self._recent) == RECENT and train < limit * self._reference
         many = self._loader.known and self._loader.samples >= self.samples
         unseen = self._unseen(obs.epoch) if fitted and many and self._unrelated() else None
         if unseen is None or unseen[0] < self.chance * self._reference:

@@ -52,7 +52,7 @@ class ClassImbalance(Check):
     start: int = 80
     late: int = 250
     apart: float = 1.2
-    patience: int = 3
+    patience: int = 2
     _seen: dict[str, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False)
     _recent: dict[str, deque[ClassCounts]] = field(default_factory=dict, init=False, repr=False)
 
