@@ -49,7 +49,7 @@ class InitialLoss(Check):
         large_gain: Root mean square of a weight times sqrt(fan-in) that counts as too large.
         chance: Chance levels of losses that cannot be called on a constant prediction, by the
             name of the function or criterion class, or ``"loss"`` for what the training step
-            returns: ``checks=[InitialLoss(chance={"ArcFace": math.log(1000)})]``.
+            returns: ``checks=[checks.InitialLoss(chance={"ArcFace": math.log(1000)})]``.
     """
 
     symptom_of = ("input-not-normalized", "loss-task-mismatch", "loss-reduction")
