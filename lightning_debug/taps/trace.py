@@ -48,6 +48,7 @@ class Mark:
 
 
 PLAIN = Mark()
+CONSTANTS = frozenset(["eye", "zeros", "ones", "full"])
 
 
 @dataclass(slots=True)
@@ -131,7 +132,9 @@ class Trace:
         materials = {mark.material for mark in marks}
         material = None
         if not inputs:
-            material = Material.CONSTANTS
+            # Points drawn or laid out in the step are data, as much as those of a loader.
+            plain = name in CONSTANTS or all(tensor.numel() == 1 for tensor in outputs)
+            material = Material.CONSTANTS if plain else None
         elif None not in materials:
             weights = Material.WEIGHTS in materials
             material = Material.WEIGHTS if weights else Material.CONSTANTS

@@ -65,6 +65,11 @@ def warm_up_and_decay(optimizer):
         pytest.param(warm_up(30), "step", id="warm-up from 0 over 30 steps"),
         pytest.param(warm_up(500), "step", id="warm-up from 0 longer than the run"),
         pytest.param(warm_up(3), "epoch", id="warm-up from 0 by epoch"),
+        pytest.param(
+            partial(lr.LambdaLR, lr_lambda=lambda step: min(1.0, (step / 300) ** 4)),
+            "step",
+            id="warm-up whose first steps are below the resolution of a weight",
+        ),
         pytest.param(warm_up_and_decay, "step", id="warm-up from 1e-9, then cosine"),
         pytest.param(partial(lr.CosineAnnealingLR, T_max=160), "step", id="cosine to 0"),
         pytest.param(

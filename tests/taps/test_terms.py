@@ -123,6 +123,21 @@ def test_penalties_on_weights_are_one():
     assert terms[1].gradient == pytest.approx(0.02 * math.sqrt(squares), rel=1e-4)
 
 
+@pytest.mark.parametrize("points", [lambda: torch.rand(5, 3), lambda: torch.eye(3) * X.mean()])
+def test_what_a_net_makes_of_points_is_no_penalty(points):
+    terms, _ = take_apart(lambda net: two(net)[0] + net(points()).square().mean())
+    assert not any(term.penalty for term in terms)
+
+
+def test_a_gram_matrix_against_the_unit_matrix_is_a_penalty():
+    def total(net):
+        gram = net[0].weight.T @ net[0].weight - torch.eye(3)
+        return two(net)[0] + gram.square().sum()
+
+    terms, _ = take_apart(total)
+    assert [term.penalty for term in terms] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("term", "cut"),
     [

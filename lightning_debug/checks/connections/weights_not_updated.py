@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -54,6 +55,8 @@ class WeightsNotUpdated(Check):
     idle_patience: int = 15
     batches: int = 20
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
+    _changed: set[str] = field(default_factory=set, init=False, repr=False)
+    _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _waiting: dict[str, ParameterUpdate] = field(default_factory=dict, init=False, repr=False)
     _first_epoch: int = field(default=-1, init=False, repr=False)
     _held: str = field(default="", init=False, repr=False)
@@ -92,7 +95,10 @@ class WeightsNotUpdated(Check):
         for name, update in obs.parameters.items():
             if update.lr > 0 and not update.trainable and update.changed == 0:
                 continue  # frozen on purpose, or by mistake: nothing here tells which
-            if update.changed and update.moved is False:
+            changed_before = name in self._changed
+            self._changed.discard(name)
+            self._changed |= {name} if update.changed else set()
+            if update.changed and update.moved is False and changed_before:
                 message = (
                     f"Each step changes {name}, but before the next one it is what it was before:"
                     " something writes the old values back."
@@ -102,7 +108,10 @@ class WeightsNotUpdated(Check):
                 self._moved.add(name)
                 self._waiting.pop(name, None)
             elif update.driven and name not in self._moved:
-                if update.scheduled and update.lr == 0 and obs.epoch == self._first_epoch:
+                rising = update.lr > self._rates.get(name, math.inf)
+                self._rates[name] = update.lr
+                early = update.lr == 0 and obs.epoch == self._first_epoch
+                if update.scheduled and (rising or early):
                     self._waiting[name] = update
                     continue
                 yield self._stuck(obs, name, update)

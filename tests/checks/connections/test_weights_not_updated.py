@@ -25,7 +25,8 @@ def test_fires_where_steps_do_nothing():
 
 
 def test_fires_where_the_old_values_come_back():
-    [finding] = told(WeightsNotUpdated(), updates({"net.0.weight": {"moved": False}}))
+    step = updates({"net.0.weight": {"moved": False}})
+    [finding] = told(WeightsNotUpdated(), updates({"net.0.weight": {}}), step)
     assert finding.message == (
         "Each step changes net.0.weight, but before the next one it is what it was before:"
         " something writes the old values back."
@@ -48,6 +49,9 @@ def test_fires_when_a_schedule_stays_at_zero_to_the_end():
     [
         pytest.param([updates({"w": {"moved": True}})], id="moves"),
         pytest.param([updates({"w": {}})], id="the first look"),
+        pytest.param(
+            [updates({"w": REST}), updates({"w": {"moved": False}})], id="the first step that moves"
+        ),
         pytest.param([updates({"w": {**STUCK, "driven": 0}})], id="no gradient"),
         pytest.param([updates({"w": {**STUCK, "trainable": False}})], id="frozen"),
         pytest.param([updates({"w": REST})], id="warm-up from zero"),
