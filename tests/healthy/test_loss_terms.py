@@ -107,6 +107,15 @@ class Offsets(Several):
         return loss + (second if self.global_step > 3 else torch.zeros(()))
 
 
+class Annealed(Several):
+    """A margin that shrinks, with the losses read for the log before the sum."""
+
+    def training_step(self, batch, batch_idx):
+        main, first, second = self.losses(batch)
+        self.seen.append(main.item())
+        return main + first + F.relu(second + 0.1) - 0.1 * 0.99**self.global_step
+
+
 class ValueOfAnother(Several):
     """Trains on one loss and reports another."""
 
@@ -196,7 +205,7 @@ class Warmed(Program):
         return pixels + beta * kl
 
 
-SUMS = [Several, Uncertainty, OneByOne, Balanced, Matched, Small, Offsets, ValueOfAnother]
+SUMS = [Several, Uncertainty, OneByOne, Balanced, Matched, Small, Offsets, Annealed, ValueOfAnother]
 
 
 @pytest.mark.parametrize("module", SUMS)

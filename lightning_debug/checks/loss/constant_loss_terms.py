@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,9 +22,9 @@ class ConstantLossTerms(Check):
     were trained, and the model is trained without it.
 
     Silent when: the value is only logged; it is zero (a sum that starts at 0, a term that is
-    switched off); it is the same number at every look (an offset); it comes from the weights of
-    frozen layers; another summand takes it away again (a straight-through estimate); it has a
-    gradient at some looks.
+    switched off); it is a fixed number or one that only rises or falls (an offset, a schedule);
+    it comes from the weights of frozen layers; another summand takes it away again (a
+    straight-through estimate); it has a gradient at some looks.
 
     Args:
         patience: Looks in a row.
@@ -33,7 +34,9 @@ class ConstantLossTerms(Check):
     fix = "Compute the term from the model's output with differentiable functions only."
 
     patience: int = 3
-    _numbers: set[float] = field(default_factory=set, init=False, repr=False)
+    _number: float = field(default=math.nan, init=False, repr=False)
+    _risen: bool = field(default=False, init=False, repr=False)
+    _fallen: bool = field(default=False, init=False, repr=False)
     _trained: set[str] = field(default_factory=set, init=False, repr=False)
 
     def on_loss_terms(self, obs: LossTerms) -> Iterator[Finding]:
@@ -43,9 +46,11 @@ class ConstantLossTerms(Check):
             if term.trained or term.name in self._trained or term.value == 0.0:
                 continue
             if term.cut == "item":
-                self._numbers.add(term.value)
-                if len(self._numbers) < 2:
-                    continue  # a fixed number is meant
+                before, self._number = self._number, term.value
+                self._risen = self._risen or term.value > before
+                self._fallen = self._fallen or term.value < before
+                if not (self._risen and self._fallen):
+                    continue  # a fixed number is meant, and so is a schedule
             size = sum(abs(t.value) for t in obs.terms if t.total == term.total)
             share = abs(term.value) / size if size > 0 else 0.0
             cause, fix = _explain(term)

@@ -42,10 +42,16 @@ def test_says_what_cut_it(how, cause, fix):
     assert fix in finding.fix
 
 
-def test_a_number_counts_once_it_changes():
-    check = ConstantLossTerms()
-    assert not list(check.on_loss_terms(look(cut("item", name="a number", value=0.5))))
-    (finding,) = check.on_loss_terms(look(cut("item", name="a number", value=0.6)))
+def show(check, *values):
+    """Show a number that is added, look by look; return the findings of the last."""
+    found = []
+    for value in values:
+        found = list(check.on_loss_terms(look(cut("item", name="a number", value=value))))
+    return found
+
+
+def test_a_number_counts_once_it_has_risen_and_fallen():
+    (finding,) = show(ConstantLossTerms(), 0.5, 0.6, 0.55)
     assert "it was read out of its tensor" in finding.message
 
 
@@ -67,7 +73,6 @@ def test_silent_where_the_term_has_a_gradient_at_times():
     assert not list(check.on_loss_terms(look(cut("frozen"))))
 
 
-def test_a_fixed_number_is_meant():
-    check = ConstantLossTerms()
-    for _ in range(5):
-        assert not list(check.on_loss_terms(look(cut("item", name="a number", value=0.5))))
+@pytest.mark.parametrize("values", [(0.5,) * 5, (0.5, 0.4, 0.3, 0.3)], ids=["fixed", "scheduled"])
+def test_a_number_that_is_meant(values):
+    assert not show(ConstantLossTerms(), *values)
