@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import Module
+
+# What only arranges numbers or multiplies matrices; a factor goes through it.
+PASSES = frozenset(
+    f"{name}Backward0"
+    for name in ("Mm", "Bmm", "T", "Transpose", "Permute", "View", "UnsafeView", "Unsqueeze")
+)
+PASSED = 12
 
 # The constant logit, log-probability or probability that says nothing, for each kind of loss.
 UNIFORM: dict[str, Callable[[Tensor], Tensor]] = {
@@ -75,10 +83,22 @@ def margin(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def temperature(logits: Tensor) -> Tensor | None:
-    """Return the constant factor that the logits were multiplied with last, if there is one."""
-    node = logits.grad_fn
-    if node is None:
-        return None
+    """Return the constant factor that the logits were multiplied with last, if there is one.
+
+    Also where a side of the product that made them was: the similarities of two sets of vectors.
+    """
+    todo = [logits.grad_fn]
+    for node in todo:  # grows on the way
+        factor = _factor(node) if node is not None else None
+        if factor is not None:
+            return factor
+        if node is not None and node.name() in PASSES and len(todo) < PASSED:
+            todo.extend(after for after, _ in node.next_functions)
+    return None
+
+
+def _factor(node: Node) -> Tensor | None:
+    """Return the number that a node of the graph multiplies with; None if it does not."""
     kind, saved = node.name(), getattr(node, "_saved_other", None)
     if not isinstance(saved, Tensor):
         return None

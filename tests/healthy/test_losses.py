@@ -130,12 +130,18 @@ class Faces(Program):
 
 
 class NormFace(Program):
-    def __init__(self):
+    """Cosines to a learned proxy of each class, over a temperature."""
+
+    def __init__(self, first=False):
         super().__init__(mlp(outputs=64))
         self.proxies = nn.Parameter(torch.randn(10, 64))
+        self.first = first
 
     def training_step(self, batch, batch_idx):
         x, y = batch
+        if self.first:
+            logits = (20.0 * F.normalize(self.net(x))) @ F.normalize(self.proxies).T
+            return F.cross_entropy(logits, y)
         logits = F.normalize(self.net(x)) @ F.normalize(self.proxies).T
         return F.cross_entropy(logits / 0.05, y)
 
@@ -373,6 +379,7 @@ WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 5.0, 1.0, 0.1, 1.0, 3.0, 1.0, 20.0])
         pytest.param(lambda: Faces(ArcFace()), id="ArcFace"),
         pytest.param(lambda: Faces(CosFace(s=30.0)), id="CosFace"),
         pytest.param(NormFace, id="cosine logits over a temperature"),
+        pytest.param(lambda: NormFace(first=True), id="scaled vectors, then their cosines"),
         pytest.param(Clip, id="CLIP"),
         pytest.param(lambda: Clip("scaled last"), id="CLIP, scaled last"),
         pytest.param(SimClr, id="SimCLR with a mask of -inf"),
