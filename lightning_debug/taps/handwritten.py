@@ -14,6 +14,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from lightning_debug.taps.functions import Listener
+from lightning_debug.taps.graph import nearby
 from lightning_debug.taps.loss_heard import Heard
 from lightning_debug.taps.trace import Trace
 
@@ -152,7 +153,7 @@ class HandwrittenTap(Listener):
         """Return the losses that are part of this one, in the order in which they were made."""
         if not self._found or loss.grad_fn is None:
             return []
-        near = _near(loss.grad_fn)
+        near = set(itertools.islice(nearby(loss.grad_fn, DEEP), WIDE))
         return [found.heard() for found in self._found.values() if found.out.grad_fn in near]
 
     def _subtract(self, left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -221,18 +222,3 @@ def _chain(node: Node | None) -> Iterator[Node]:
         yield node
         before = [after for after, _ in node.next_functions if after is not None]
         node = before[0] if len(before) == 1 else None
-
-
-def _near(start: Node) -> set[Node]:
-    """Return the nodes of the graph that are close to the loss."""
-    seen = {start}
-    todo = deque([(start, 0)])
-    while todo and len(seen) < WIDE:
-        node, depth = todo.popleft()
-        if depth == DEEP:
-            continue
-        for after, _ in node.next_functions:
-            if after is not None and after not in seen:
-                seen.add(after)
-                todo.append((after, depth + 1))
-    return seen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -18,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_debug.observation import LossTerm
 from lightning_debug.taps.functions import Listener
+from lightning_debug.taps.graph import nearby
 from lightning_debug.taps.statistics import dense, norm, tensors_in
 from lightning_debug.taps.trace import PLAIN, Mark, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -369,14 +369,9 @@ def _reach(starts: Sequence[Node], bit: int, reached: dict[Node, int]) -> None:
 
 def _call(node: Node | None, calls: Mapping[Node, int]) -> int:
     """Return the call of a loss function that a number comes from; -1 if it is near none."""
-    todo = deque([(node, 0)] if node is not None and calls else [])
-    while todo:
-        here, depth = todo.popleft()
-        if here in calls:
-            return calls[here]
-        if depth < NEAR:
-            todo.extend((n, depth + 1) for n, _ in here.next_functions if n is not None)
-    return -1
+    if node is None or not calls:
+        return -1
+    return next((calls[near] for near in nearby(node, NEAR) if near in calls), -1)
 
 
 def _free(name: str, taken: set[str]) -> str:

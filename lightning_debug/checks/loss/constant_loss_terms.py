@@ -10,7 +10,6 @@ from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import LossTerm, LossTerms
 
-READS = ("item", "__float__", "tolist", "numpy")
 CUTS = ("detach", "__get__", "detach_", "requires_grad_")
 
 
@@ -65,7 +64,7 @@ class ConstantLossTerms(Check):
 
 def _explain(term: LossTerm) -> tuple[str, str]:
     """Return why a term has no gradient, and what to type."""
-    if term.cut in READS:
+    if term.cut == "item":
         return (
             "it was read out of its tensor, with .item() or float()",
             "Add the tensor itself: leave out .item() and float().",
