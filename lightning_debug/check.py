@@ -14,12 +14,20 @@ from lightning_debug.observation import (
     Activations,
     Backward,
     Batch,
+    BatchMixing,
+    Connections,
     DataFlow,
+    FutureLeak,
+    GradientCheck,
     Gradients,
+    InputUse,
     LossCalls,
     Losses,
     LossTerms,
+    Modes,
+    NonFiniteBirth,
     Observation,
+    PaddingUse,
     RunEnd,
     RunStart,
     Tracking,
@@ -85,6 +93,30 @@ class Check:
         """Answer from the state before the first step."""
         return ()
 
+    def on_gradient_check(self, obs: GradientCheck) -> Iterable[Finding]:
+        """Answer from gradients compared with finite differences."""
+        return ()
+
+    def on_batch_mixing(self, obs: BatchMixing) -> Iterable[Finding]:
+        """Answer from what changed when another sample was changed."""
+        return ()
+
+    def on_future_leak(self, obs: FutureLeak) -> Iterable[Finding]:
+        """Answer from what changed when the future was changed."""
+        return ()
+
+    def on_padding_use(self, obs: PaddingUse) -> Iterable[Finding]:
+        """Answer from what changed when padding was taken away."""
+        return ()
+
+    def on_input_use(self, obs: InputUse) -> Iterable[Finding]:
+        """Answer from what changed when an input was changed."""
+        return ()
+
+    def on_non_finite_birth(self, obs: NonFiniteBirth) -> Iterable[Finding]:
+        """Answer from the operation that made the first value that is not finite."""
+        return ()
+
     def on_batch(self, obs: Batch) -> Iterable[Finding]:
         """Answer from a batch of training data."""
         return ()
@@ -113,12 +145,20 @@ class Check:
         """Answer from the gradients of the activations."""
         return ()
 
+    def on_connections(self, obs: Connections) -> Iterable[Finding]:
+        """Answer from how the parts of the model are wired together."""
+        return ()
+
     def on_gradients(self, obs: Gradients) -> Iterable[Finding]:
         """Answer from the gradients that an optimizer is about to use."""
         return ()
 
     def on_updates(self, obs: Updates) -> Iterable[Finding]:
         """Answer from what an optimizer step did."""
+        return ()
+
+    def on_modes(self, obs: Modes) -> Iterable[Finding]:
+        """Answer from the modes in which modules ran."""
         return ()
 
     def on_validation(self, obs: Validation) -> Iterable[Finding]:

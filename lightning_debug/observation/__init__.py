@@ -15,6 +15,7 @@ from lightning_debug.observation.activations import (
     NonlinearCall,
 )
 from lightning_debug.observation.base import Observation, hook, owner
+from lightning_debug.observation.connections import Connections
 from lightning_debug.observation.data import (
     Batch,
     BatchTensor,
@@ -40,6 +41,7 @@ from lightning_debug.observation.loss import (
     Targets,
     WholeLoss,
 )
+from lightning_debug.observation.modes import Modes
 from lightning_debug.observation.optimization import (
     Backward,
     BackwardCall,
@@ -47,6 +49,14 @@ from lightning_debug.observation.optimization import (
     ParameterGradient,
     ParameterUpdate,
     Updates,
+)
+from lightning_debug.observation.probes import (
+    BatchMixing,
+    FutureLeak,
+    GradientCheck,
+    InputUse,
+    NonFiniteBirth,
+    PaddingUse,
 )
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
 from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
@@ -57,17 +67,22 @@ __all__ = [
     "Backward",
     "BackwardCall",
     "Batch",
+    "BatchMixing",
     "BatchTensor",
     "BrokenTensor",
     "ClassCounts",
     "Column",
     "Comparison",
+    "Connections",
     "DataEntry",
     "DataFlow",
     "DroppedNorm",
     "Ends",
     "EpochStart",
+    "FutureLeak",
+    "GradientCheck",
     "Gradients",
+    "InputUse",
     "Loader",
     "LossCall",
     "LossCalls",
@@ -75,9 +90,12 @@ __all__ = [
     "LossTerms",
     "Losses",
     "MetricPass",
+    "Modes",
     "ModuleCall",
+    "NonFiniteBirth",
     "NonlinearCall",
     "Observation",
+    "PaddingUse",
     "ParameterGradient",
     "ParameterStart",
     "ParameterUpdate",
@@ -100,6 +118,12 @@ __all__ = [
 # In the order in which the observations of one look are shown.
 KINDS: tuple[type[Observation], ...] = (
     RunStart,
+    GradientCheck,
+    BatchMixing,
+    FutureLeak,
+    PaddingUse,
+    InputUse,
+    NonFiniteBirth,
     Batch,
     Activations,
     LossCalls,
@@ -107,8 +131,10 @@ KINDS: tuple[type[Observation], ...] = (
     DataFlow,
     Losses,
     Backward,
+    Connections,
     Gradients,
     Updates,
+    Modes,
     Validation,
     Tracking,
     RunEnd,
