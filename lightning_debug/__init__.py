@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from lightning_debug.suite import GradientNorms as GradientNorms
     from lightning_debug.suite import InitialLoss as InitialLoss
     from lightning_debug.suite import LayerOrder as LayerOrder
+    from lightning_debug.suite import LeakProbes as LeakProbes
     from lightning_debug.suite import LossCurve as LossCurve
     from lightning_debug.suite import LossFunction as LossFunction
     from lightning_debug.suite import MetricUse as MetricUse
+    from lightning_debug.suite import ModuleModes as ModuleModes
     from lightning_debug.suite import UpdateRatios as UpdateRatios
 
 __version__ = "0.1.0"
@@ -37,10 +39,12 @@ _HOMES = {
     "ActivationStats": "suite",
     "UpdateRatios": "suite",
     "LayerOrder": "suite",
+    "LeakProbes": "suite",
     "LossFunction": "suite",
     "LossCurve": "suite",
     "DataQuality": "suite",
     "MetricUse": "suite",
+    "ModuleModes": "suite",
     "Check": "check",
     "Finding": "finding",
     "Severity": "finding",

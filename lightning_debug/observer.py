@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -20,16 +21,20 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from lightning_debug.experiments.probes import Probes
 from lightning_debug.observation import (
     Activations,
     Backward,
     Batch,
+    Connections,
     DataFlow,
     Gradients,
     Loader,
     LossCalls,
     Losses,
     LossTerms,
+    Modes,
+    NonFiniteBirth,
     Observation,
     RunEnd,
     RunStart,
@@ -38,6 +43,8 @@ from lightning_debug.observation import (
 )
 from lightning_debug.schedule import DEFAULT_EVERY, Clock, Schedule
 from lightning_debug.session import Session
+from lightning_debug.taps.chains import ChainTap
+from lightning_debug.taps.connections import ConnectionTap
 from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropped_norm import DroppedNormTap
 from lightning_debug.taps.entries import EntryTap
@@ -46,12 +53,15 @@ from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
 from lightning_debug.taps.handwritten import HandwrittenTap
 from lightning_debug.taps.loss_calls import LossTap
+from lightning_debug.taps.modes import ModeTap
 from lightning_debug.taps.muted import MutedTap
 from lightning_debug.taps.nonlinear import NonlinearTap
+from lightning_debug.taps.recurrent import RecurrentTap
 from lightning_debug.taps.replay import ReplayTap
+from lightning_debug.taps.statistics import on_host
 from lightning_debug.taps.terms import TermTap
 from lightning_debug.taps.thresholds import ThresholdTap
-from lightning_debug.taps.trace import Trace
+from lightning_debug.taps.trace import Cut, Frame, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.updates import UpdateDraft, UpdateTap
 from lightning_debug.taps.wiring import Wiring
@@ -79,6 +89,7 @@ class _Look:
     ran: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     routed: set[str] = field(default_factory=set)
+    cuts: dict[str, Cut] = field(default_factory=dict)
 
 
 class Observer:
@@ -96,6 +107,8 @@ class Observer:
         resumed: Whether training goes on from a checkpoint.
         loader: What is known of the training data.
         alone: Whether this is the only process of the run.
+        ties: Names of parameters that were one when the trainer got the model.
+        probes: Experiments on a copy of the model; None for none.
 
     Attributes:
         validation: Watches validation and the metrics that are logged.
@@ -112,8 +125,11 @@ class Observer:
         resumed: bool = False,
         loader: Loader | None = None,
         alone: bool = True,
+        ties: Iterable[tuple[str, ...]] = (),
+        probes: Probes | None = None,
     ) -> None:
         self._session = session
+        self._probes = probes
         self._contain = session.contain
         self._schedule = schedule
         self._resumed = resumed
@@ -132,6 +148,11 @@ class Observer:
         self._dropped = DroppedNormTap(self._trace)
         self._muted = MutedTap()
         self._terms = TermTap(self._trace)
+        self._model = model
+        self._modes = ModeTap(self._trace, model, mode=False)
+        self._chains = ChainTap(self._trace)
+        self._recurrent = RecurrentTap(self._trace)
+        self._connections = ConnectionTap(self._trace, model, self._wiring, ties)
         self._functions = FunctionTap(
             self._trace,
             [
@@ -144,13 +165,18 @@ class Observer:
                 self._terms,
                 self._entries,
                 self._classes,
+                self._modes,
+                self._chains,
+                self._recurrent,
+                *self._connections.listeners,
             ],
             lambda error: self._contain.fail("the tap on functions", error),
         )
+        self._functions.handed = self._connections.handed
         self._forward = ForwardTap(
             self._trace,
             self._functions,
-            self._losses.criterion,
+            self._left,
             lambda error: self._contain.fail("the tap on modules", error),
         )
         self._updates = UpdateTap(self._wiring)
@@ -159,9 +185,11 @@ class Observer:
         self._look: _Look | None = None
         self._sent: _Look | None = None
         self._clock = Clock()
-        self._step = 0
+        self._step = self._epoch = 0
+        self._batch_now: Any = None
         self._looks = 0
         self._fruitless = 0
+        self._silent: set[str] = set()
         self._idle = 0
         self._stepping = False
         self._handles: list[RemovableHandle] = []
@@ -201,9 +229,17 @@ class Observer:
             epoch: Epoch, counted from 0.
             updates: Whether an optimizer step is expected in this batch.
         """
-        self._clock.start()
         self._read()
-        self._step = step
+        if self._probes is not None and self._probes.due(step):
+            with self._contain("the experiments on a copy"):
+                wants, contain = self._session.wants, self._contain
+                for obs in self._probes.run(batch, step, epoch, wants=wants, contain=contain):
+                    self._show(obs)
+        self._clock.start()
+        self._step, self._epoch, self._batch_now = step, epoch, batch
+        if self._session.wants(Connections) and self._contain.works("the tap on connections"):
+            with self._contain("the tap on connections"):
+                self._connections.passes(index, epoch)
         if self._session.wants(Batch) and self._contain.works("the tap on the batch"):
             with self._contain("the tap on the batch"):
                 self._batch.pass_by(batch, index, step, epoch)
@@ -216,13 +252,38 @@ class Observer:
         with self._contain("opening the taps"):
             self._open(batch)
 
-    def before_backward(self, loss: Tensor) -> None:
-        """Take the loss apart that backward starts from, and close the taps on the forward pass."""
+    def before_backward(self, loss: Tensor, value: Tensor) -> None:
+        """Take the loss apart that backward starts from, and close the taps on the forward pass.
+
+        Args:
+            loss: The loss with its graph.
+            value: The same without.
+        """
         if self._look and not self._stepping and self._contain.works("the tap on losses"):
             with self._contain("the tap on losses"), self._functions.deaf():
+                known = self._terms.totals
                 self._losses.backward(loss)
                 self._terms.backward(loss, self._losses.nodes)
+            if self._contain.works("the tap on connections"):
+                with self._contain("the tap on connections"), self._functions.deaf():
+                    self._connections.before_backward(self._terms, known)
         self._pause()
+        if not self._stepping and _is_broken(value):
+            self._trace_birth()
+
+    def _trace_birth(self) -> None:
+        """Find out where NaN comes from, while the weights are still what they were."""
+        if self._probes is not None and self._session.wants(NonFiniteBirth):
+            with self._contain("the experiments on a copy"):
+                obs = self._probes.birth(self._batch_now, self._step, self._epoch)
+                if obs is not None:
+                    self._show(obs)
+
+    def _left(self, frame: Frame, args: Any, out: Any) -> None:
+        """Tell the taps that a module has run, what it took and what it gave."""
+        self._modes.left(frame)
+        self._chains.left(frame, out)
+        self._losses.criterion(frame, args, out)
 
     def _pause(self) -> None:
         if self._look:
@@ -233,6 +294,9 @@ class Observer:
     def after_backward(self) -> None:
         """Open them again: manual optimization runs forward several times in a batch."""
         if self._look and not self._stepping:
+            if self._contain.works("the tap on connections"):
+                with self._contain("the tap on connections"), self._functions.deaf():
+                    self._connections.after_backward()
             self._functions.listening = self._contain.works("the tap on functions")
             self._forward.pause(not self._contain.works("the tap on modules"))
 
@@ -240,6 +304,8 @@ class Observer:
         """Measure the gradients that an optimizer is about to use."""
         look = self._look
         if look is None:
+            if self._gradients.broken(optimizer):
+                self._trace_birth()
             return
         if any(known is optimizer for known, _ in look.gradients):
             return  # a closure is evaluated several times in one step
@@ -249,14 +315,30 @@ class Observer:
             with self._contain("the tap on gradients"), self._functions.deaf():
                 draft = self._gradients.measure(optimizer, look.ledger)
                 look.gradients.append((optimizer, draft))
+        largest = self._gradients.largest
+        if largest is not None and _is_broken(largest):
+            self._trace_birth()
         if self._contain.works("the tap on updates") and self._session.wants(Updates):
             with self._contain("the tap on updates"), self._functions.deaf():
                 self._updates.before(optimizer)
+        if self._contain.works("the tap on connections"):
+            with self._contain("the tap on connections"), self._functions.deaf():
+                self._connections.before_step(optimizer)
 
-    def batch_end(self, loss: Tensor | None) -> None:
-        """Keep the loss of the batch, if there is one; at a look, close the taps and send."""
+    def batch_end(self, loss: Tensor | None, *, last: bool = False) -> None:
+        """Keep the loss of the batch, if there is one; at a look, close the taps and send.
+
+        Args:
+            loss: The loss of the batch.
+            last: Whether the epoch ends with it.
+        """
+        wanted = last and self._session.wants(Connections)
+        if wanted and self._contain.works("the tap on connections"):
+            with self._contain("the tap on connections"), self._functions.deaf():
+                self._connections.epoch_ends()
         if loss is not None:
             self._kept.append((self._step, loss.detach()))
+        self._batch_now = None
         look = self._look
         if look is None:
             self._clock.stop(looked=False)
@@ -310,6 +392,10 @@ class Observer:
                     Losses(step=step, epoch=epoch, values=tuple((n, e.value) for n, e in losses))
                 )
                 self._show(self._batch.rest(step, epoch))
+        with self._contain("the last numbers of connections"):
+            rest = self._connections.rest(step, epoch)
+            if rest is not None:
+                self._show(rest)
         self._show(RunEnd(step=step, epoch=epoch, completed=completed))
 
     def abandon(self) -> None:
@@ -331,6 +417,8 @@ class Observer:
         works, wants = self._contain.works, self._session.wants
         self._wiring.refresh()
         self._trace.paths = self._wiring.paths()
+        silent = (self._wiring.parameters.get(name) for name in self._silent)
+        self._trace.suspects = {id(parameter) for parameter in silent if parameter is not None}
         self._losses.begin(look.ledger, batch, replay=look.first and not self._resumed)
         self._nonlinear.begin(look.ledger)
         self._muted.begin(look.ledger)
@@ -344,7 +432,16 @@ class Observer:
         if works("the tap on updates") and (wants(Updates) or wants(Gradients)):
             with self._contain("the tap on updates"):
                 look.still = self._updates.still(look.ledger)
-        forward = wants(Activations) or wants(LossCalls) or wants(Gradients) or wants(Backward)
+        self._recurrent.begin(look.ledger, wanted=wants(Backward))
+        self._modes.begin(wanted=wants(Modes))
+        few = wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
+        self._chains.begin(self._model, self._wiring.parameters, wanted=few)
+        if works("the tap on connections"):
+            with self._contain("the tap on connections"):
+                fresh = look.first and not self._resumed
+                self._connections.begin(look.ledger, wanted=wants(Connections), fresh=fresh)
+        kinds = (Activations, LossCalls, Gradients, Backward, Modes, Connections)
+        forward = any(wants(kind) for kind in kinds)
         if works("the tap on modules") and forward:
             self._forward.begin(look.ledger, backward=wants(Backward))
         if works("the tap on functions") and (forward or wants(DataFlow)):
@@ -376,6 +473,10 @@ class Observer:
                 look.stepped.add(id(optimizer))
                 if self._session.wants(Updates) and self._contain.works("the tap on updates"):
                     look.updates.append(self._updates.measure(optimizer, look.ledger))
+        if self._contain.works("the tap on connections"):
+            with self._contain("the tap on connections"), self._functions.deaf():
+                ours = id(optimizer) in look.stepped
+                self._connections.after_step(optimizer, ours=ours)
         self._stepping = False
         self.after_backward()
 
@@ -387,10 +488,14 @@ class Observer:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._contain.works("the tap on connections"):
+            with self._contain("the tap on connections"), self._functions.deaf():
+                self._connections.end()
         self._forward.end()
         self._losses.end()
         self._entries.end()
         self._dropped.end()
+        self._chains.end()
         self.validation.note(self._classes.take())
         self._terms.end()
         self._functions.listening = False
@@ -405,6 +510,9 @@ class Observer:
         look.used = {n for n, p in self._wiring.parameters.items() if id(p) in used}
         with self._contain("the tap on wiring"):
             look.routed = self._wiring.routed(self._trace)
+        if self._trace.suspects:
+            found = {n: self._trace.cut_of(p) for n, p in self._wiring.parameters.items()}
+            look.cuts = {name: cut for name, cut in found.items() if cut is not None}
         self._trace.clear()
 
     def _read(self) -> None:
@@ -436,9 +544,13 @@ class Observer:
                 loss=loss,
                 muted=self._muted.off,
                 stepped=id(optimizer) in look.stepped,
+                cuts=look.cuts,
             )
             for optimizer, draft in look.gradients
         ]
+        self._silent = {
+            n for g in gradients for n, p in g.parameters.items() if not (p.present or p.ever)
+        }
         skipped = bool(gradients) and not any(g.stepped for g in gradients)
         weights = {name: g.weight_finite for obs in gradients for name, g in obs.parameters.items()}
         broken = tuple(
@@ -469,6 +581,8 @@ class Observer:
         yield DataFlow(
             **where,
             dropped_norms=self._dropped.observations(),
+            linear_pairs=self._chains.observations(),
+            bent=self._chains.bent(),
             entries=self._entries.data_entries(),
         )
         yield Losses(
@@ -481,15 +595,30 @@ class Observer:
         yield Backward(
             **where,
             calls=self._forward.backward_calls(),
+            recurrent=self._recurrent.observations(),
             loss_finite=loss_finite,
             activations_finite=finite,
             broken=broken,
             skipped=skipped,
         )
+        if self._contain.works("the tap on connections"):
+            with self._contain("the tap on connections"):
+                terms, calls = self._terms.observations(), self._losses.observations()
+                yield self._connections.observation(look.step, look.epoch, terms, calls)
         yield from gradients
         for draft in look.updates:
             yield draft.observation(look.step, look.epoch)
+        if gradients:
+            trained = {n for obs in gradients for n, g in obs.parameters.items() if g.present}
+            parts = self._modes.parts(trained)
+            yield Modes(step=look.step, epoch=look.epoch, parts=parts)
 
     def _show(self, obs: Observation) -> None:
         if isinstance(obs, RunEnd) or self._session.wants(type(obs)):
             self._session.observe(obs)
+
+
+def _is_broken(value: Tensor) -> bool:
+    """Tell whether a number is not finite; where it lies on the host, so that nobody waits."""
+    values = on_host(value)
+    return values is not None and not np.isfinite(values).all()

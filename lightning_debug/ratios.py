@@ -22,12 +22,14 @@ class Ratios:
         extreme: Name of the matrix with the largest ratio.
         count: Number of matrices.
         lr: Learning rate of the group.
+        base_lr: What a scheduler takes as its full learning rate; nan without one.
     """
 
     median: float
     extreme: str
     count: int
     lr: float
+    base_lr: float = math.nan
 
 
 def ratio(update: ParameterUpdate, weight: float) -> float:
@@ -44,20 +46,20 @@ def by_group(obs: Updates, weights: Mapping[str, float] | None = None) -> dict[s
     """
     sizes = weights or {name: update.weight_rms for name, update in obs.parameters.items()}
     groups: dict[int, dict[str, float]] = defaultdict(dict)
-    rates: dict[int, float] = {}
+    rates: dict[int, tuple[float, float]] = {}
     for name, update in obs.parameters.items():
         # A step too small for the number format is a step of 0; one without a gradient is none.
         stepped = update.update_rms > 0.0 or update.driven
         if update.fan_in and update.trainable and stepped and math.isfinite(update.update_rms):
             groups[update.group][name] = ratio(update, sizes[name])
-            rates[update.group] = update.lr
+            rates[update.group] = update.lr, update.base_lr
     several = len({update.group for update in obs.parameters.values()}) > 1
     return {
         f"{obs.optimizer} group {group}" if several else obs.optimizer: Ratios(
             median(values.values()),
             max(values, key=lambda name: values[name]),
             len(values),
-            rates[group],
+            *rates[group],
         )
         for group, values in groups.items()
     }

@@ -121,8 +121,7 @@ class Session:
     def _judge(self, check: Check, obs: Observation) -> None:
         method = METHODS[type(obs)]
         seen = {f.where: f for f in getattr(check, method)(obs) if self._admits(check, f)}
-        # Each optimizer has its own gradients and updates in one look, so its own streaks.
-        key = check.name(), method + getattr(obs, "optimizer", "")
+        key = check.name(), method + obs.stream
         streak, active = self._streaks[key], self._active[key]
         for gone in streak.keys() - seen.keys():
             del streak[gone]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lightning_debug import record, registry
 from lightning_debug.check import Check
+from lightning_debug.experiments.probes import Probes
 from lightning_debug.finding import Finding, Severity, TrainingBugError
 from lightning_debug.observation import Validation, Watcher
 from lightning_debug.observer import Observer
@@ -26,6 +27,7 @@ from lightning_debug.sinks.loggers import Loggers
 from lightning_debug.sinks.run_folder import RunFolder, new_folder
 from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.taps import loaders
+from lightning_debug.taps.ties import Groups, tied
 from lightning_debug.taps.validation import ValidationTap
 
 Strict = bool | Literal["error", "warning"]
@@ -50,6 +52,10 @@ class Section(pl.Callback):
         strict: Raise :class:`TrainingBugError` for errors (True or ``"error"``) or for
             warnings as well (``"warning"``): at the end of the batch in which one is found, and
             at the end of training. For tests and CI.
+        preflight: Make short experiments on a copy of the model, with a few samples of a batch,
+            before the first update and after about fifty: gradients against finite differences,
+            and what the output depends on. They leave no trace in the run, and are left out where
+            the copy does not fit into memory or several processes train together.
         sinks: Where findings go instead of the console, the trainer's loggers and the run folder.
 
     Raises:
@@ -68,6 +74,7 @@ class Section(pl.Callback):
         ignore: Sequence[str] = (),
         every_n_steps: int | None = None,
         strict: Strict = False,
+        preflight: bool = True,
         sinks: Sequence[Sink] | None = None,
     ) -> None:
         super().__init__()
@@ -86,9 +93,13 @@ class Section(pl.Callback):
         self.checks = registry.choose(self.names, checks, self.select, self.ignore)
         self._own = {check.name() for check in checks}
         self._level = _level(strict)
+        if not isinstance(preflight, bool):
+            raise TypeError(f"preflight={preflight!r} must be True or False")
+        self.preflight = preflight
         self._sinks = None if sinks is None else tuple(sinks)
         self.from_environment = False
         self._session: Session | None = None
+        self._ties: Groups = frozenset()
         self._observer: Observer | None = None
         self._findings: list[Finding] = []
         self._loss: Tensor | None = None
@@ -123,6 +134,11 @@ class Section(pl.Callback):
         return f"{type(self).__name__}({state})"
 
     # -- when: what Lightning tells us ------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember which weights are tied, before anything is moved, wrapped or restored."""
+        with contextlib.suppress(Exception):  # there is no session yet that could contain it
+            self._ties = tied(pl_module) if self.debug else frozenset()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the session, if this callback drives it."""
@@ -171,6 +187,8 @@ class Section(pl.Callback):
                 scheduled=[c.scheduler.optimizer for c in trainer.lr_scheduler_configs],
                 resumed=trainer.ckpt_path is not None or trainer.global_step > 0,
                 alone=trainer.world_size == 1,
+                ties=self._ties,
+                probes=_probes(trainer, pl_module) if all(s.preflight for s in sections) else None,
                 loader=loaders.describe(
                     trainer.train_dataloader,
                     trainer.val_dataloaders,
@@ -205,7 +223,7 @@ class Section(pl.Callback):
         with self._watching() as observer:
             if observer:
                 self._loss = loss.detach()
-                observer.before_backward(loss)
+                observer.before_backward(loss, self._loss)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen again."""
@@ -234,7 +252,7 @@ class Section(pl.Callback):
             if observer:
                 loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
                 loss = loss if isinstance(loss, Tensor) else self._loss
-                observer.batch_end(loss)
+                observer.batch_end(loss, last=trainer.is_last_batch)
         self._raise_if_strict()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -408,6 +426,12 @@ class ActivationStats(Section):
     )
 
 
+class GradientCorrectness(Section):
+    """Is the gradient the derivative of the loss?"""
+
+    names = ("wrong-gradient",)
+
+
 class UpdateRatios(Section):
     """Does the optimizer change every weight, by about a thousandth of its size?"""
 
@@ -420,9 +444,32 @@ class UpdateRatios(Section):
 
 
 class LayerOrder(Section):
-    """Are batch norm and dropout executed in a sound order?"""
+    """Are layers executed in a sound order, with a non-linearity between weight layers?"""
 
-    names = ("dropout-before-batch-norm",)
+    names = ("dropout-before-batch-norm", "non-linearity-missing")
+
+
+class ModelWiring(Section):
+    """Is every tensor registered, tied and cleared as it should be?"""
+
+    names = (
+        "unregistered-module",
+        "gradients-not-cleared",
+        "accumulation-not-scaled",
+        "tied-weights-lost",
+    )
+
+
+class ModuleModes(Section):
+    """Do modules train in train mode and validate in eval mode?"""
+
+    names = ("module-in-eval-mode", "module-in-train-mode")
+
+
+class LeakProbes(Section):
+    """Does the output depend on what it may, and only on that?"""
+
+    names = ("batch-mixing", "future-leak", "attention-mask", "ignores-input")
 
 
 class LossFunction(Section):
@@ -497,6 +544,18 @@ def _level(strict: Strict) -> Severity | None:
     if strict is False:
         return None
     return Severity.WARNING if strict == "warning" else Severity.ERROR
+
+
+def _probes(trainer: pl.Trainer, module: pl.LightningModule) -> Probes | None:
+    """Return the experiments to make; none where several processes would have to make them."""
+    if trainer.world_size > 1:
+        return None
+    return Probes(
+        module,
+        trainer.optimizers,
+        updates=trainer.estimated_stepping_batches,
+        precision=trainer.precision_plugin.train_step_context,
+    )
 
 
 def _updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> bool:

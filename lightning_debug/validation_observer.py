@@ -13,6 +13,7 @@ from torch.nn import Module
 
 from lightning_debug.observation import (
     MetricPass,
+    Modes,
     Observation,
     Threshold,
     Tracking,
@@ -23,6 +24,7 @@ from lightning_debug.session import Session
 from lightning_debug.taps.data import ValidationPrintTap
 from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.metrics import MetricTap, read
+from lightning_debug.taps.modes import ModeTap, ModuleEars
 from lightning_debug.taps.thresholds import ThresholdTap
 from lightning_debug.taps.trace import Trace
 
@@ -50,7 +52,11 @@ class ValidationObserver:
         self._prints = ValidationPrintTap()
         self._metrics = MetricTap(model, failed)
         self._compared = ThresholdTap(Trace({}), "validation_step")
-        self._functions = FunctionTap(Trace({}), [self._compared], failed)
+        self._model = model
+        self._trace = Trace({})
+        self._modes = ModeTap(self._trace, model, mode=True)
+        self._functions = FunctionTap(self._trace, [self._compared, self._modes], failed)
+        self._modules = ModuleEars(self._trace, self._modes, failed)
         self._ears = ExitStack()
         self._thresholds: list[Threshold] = []
         self._passes = 0
@@ -69,15 +75,17 @@ class ValidationObserver:
                 if first:
                     self._prints.begin()
                 self._prints.batch(batch, index, loader)
-        if not self._tracks:
+        if not (self._tracks or self._asks_modes):
             return
         with self._contain("the tap on metrics"):
             if first:
                 self._passes += 1
-                self._metrics.begin("validation", watch=self._alone)
-            self._metrics.batch(batch)
-            few = self._passes <= LISTENED_VALIDATIONS
-            if few and index < LISTENED_BATCHES and loader == 0:
+                self._modes.begin(wanted=self._few and self._asks_modes)
+            if self._tracks:
+                if first:
+                    self._metrics.begin("validation", watch=self._alone)
+                self._metrics.batch(batch)
+            if self._few and index < LISTENED_BATCHES and loader == 0:
                 self._listen()
 
     def batch_end(self) -> None:
@@ -99,6 +107,10 @@ class ValidationObserver:
                 step=step, epoch=epoch, loss=loss, losses=losses, prints=self._prints.prints()
             )
         )
+        if self._few:
+            self._show(
+                Modes(step=step, epoch=epoch, stage="validation", parts=self._modes.parts(set()))
+            )
 
     def track(
         self,
@@ -152,8 +164,20 @@ class ValidationObserver:
     def _tracks(self) -> bool:
         return self._session.wants(Tracking) and self._contain.works("the tap on metrics")
 
+    @property
+    def _asks_modes(self) -> bool:
+        return self._session.wants(Modes) and self._contain.works("the tap on metrics")
+
+    @property
+    def _few(self) -> bool:
+        return self._passes <= LISTENED_VALIDATIONS
+
     def _listen(self) -> None:
         self._compared.begin()
+        self._modes.next_batch()
+        self._trace.paths = {id(module): path for path, module in self._model.named_modules()}
+        self._modules.open()
+        self._ears.callback(self._modules.close)
         self._ears.enter_context(self._functions)
         self._functions.listening = True
         if "torch._dynamo" in sys.modules:

@@ -81,7 +81,7 @@ def bare() -> CountOps:
 
 
 def test_between_looks_no_operator_runs_and_nothing_is_read(bare: CountOps) -> None:
-    watched = count([DebugSuite(debug=True, sinks=[])])
+    watched = count([DebugSuite(debug=True, preflight=False, sinks=[])])
     extra = {step: watched.ops[step] - bare.ops[step] for step in range(80)}
     # Keeping the loss takes one detach.
     quiet = [step for step, more in extra.items() if more <= 1]
@@ -89,12 +89,19 @@ def test_between_looks_no_operator_runs_and_nothing_is_read(bare: CountOps) -> N
     assert sum(watched.reads[s] - bare.reads[s] for s in range(80)) == 0
 
 
+def test_experiments_are_made_twice_and_cost_nothing_in_between(bare: CountOps) -> None:
+    watched = count([DebugSuite(debug=True, sinks=[])])
+    dear = [step for step in range(80) if watched.reads[step] > bare.reads[step]]
+    assert dear == [0, 40]  # before the first of 80 updates, and half way
+    assert sum(watched.ops[step] - bare.ops[step] <= 1 for step in range(80)) > 50
+
+
 def test_the_search_for_a_bad_batch_reads_nothing() -> None:
     x, y = digits(flat=False, n=640).dataset.tensors  # type: ignore[attr-defined]
     x = x.clone()
     x[::50] = math.nan
     data = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
-    bare, suite = count([], data), DebugSuite(debug=True, sinks=[])
+    bare, suite = count([], data), DebugSuite(debug=True, preflight=False, sinks=[])
     watched = count([suite], data)
     assert "non-finite-input" in {finding.name for finding in suite.findings}
     assert sum(watched.reads[s] - bare.reads[s] for s in range(80)) == 0
@@ -192,7 +199,7 @@ def test_the_taps_keep_nothing_from_look_to_look() -> None:
     def look(step: int) -> None:
         observer.batch_start(batch, 0, step, 0, updates=True)
         loss = model(batch).square().mean()
-        observer.before_backward(loss)
+        observer.before_backward(loss, loss.detach())
         loss.backward()
         observer.after_backward()
         observer.before_optimizer_step(optimizer)

@@ -42,6 +42,7 @@ def halved() -> Program:
         ({"every_n_steps": 0}, ValueError, "every_n_steps=0.*at least 1"),
         ({"every_n_steps": 2.5}, ValueError, "every_n_steps=2.5"),
         ({"strict": "warnings"}, ValueError, "strict='warnings'"),
+        ({"preflight": "often"}, TypeError, "preflight='often'"),
         ({"debug": "False"}, TypeError, "debug='False'"),
         ({"checks": [DeadRelu]}, TypeError, "not a Check instance"),
         ({"sinks": ["console"]}, TypeError, "not a Sink"),
@@ -59,6 +60,45 @@ def test_debug_false_measures_nothing() -> None:
     suite = fit(dead, digits(), suite=DebugSuite(debug=False, sinks=[memory]))
     assert suite.findings == []
     assert memory.scalars == []
+
+
+class Cube(torch.autograd.Function):
+    """Forgets the gradient that comes in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return 3 * ctx.saved_tensors[0] ** 2 / 1000
+
+
+class Cubed(Program):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.net[1](Cube.apply(self.net[0](x)))
+        return out
+
+
+def cubed() -> Program:
+    return Cubed(nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10)))
+
+
+def test_experiments_can_be_switched_off() -> None:
+    assert "wrong-gradient" in names(fit(cubed, digits(), epochs=1))
+    suite = fit(cubed, digits(), suite=DebugSuite(preflight=False, sinks=[]), epochs=1)
+    assert "wrong-gradient" not in names(suite)
+
+
+def test_experiments_that_do_not_fit_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lightning_debug.experiments.replica._free_memory", lambda device: 0.0)
+    with caplog.at_level("INFO", logger="lightning_debug"):
+        suite = fit(cubed, digits(), epochs=1)
+    assert "wrong-gradient" not in names(suite)
+    assert "no GradientCheck at step 0: a copy would take 0.0 GiB of 0.0" in caplog.text
 
 
 def test_ignore_takes_names_sections_and_places() -> None:

@@ -15,7 +15,15 @@ from lightning_debug.observation.activations import (
     NonlinearCall,
 )
 from lightning_debug.observation.base import Observation, hook, owner
-from lightning_debug.observation.connections import Connections
+from lightning_debug.observation.chains import LinearPair
+from lightning_debug.observation.connections import (
+    Connections,
+    GradientUse,
+    Rewrite,
+    Stranger,
+    Stray,
+    Tie,
+)
 from lightning_debug.observation.data import (
     Batch,
     BatchTensor,
@@ -41,22 +49,28 @@ from lightning_debug.observation.loss import (
     Targets,
     WholeLoss,
 )
-from lightning_debug.observation.modes import Modes
+from lightning_debug.observation.modes import ModePart, Modes
 from lightning_debug.observation.optimization import (
     Backward,
     BackwardCall,
     Gradients,
     ParameterGradient,
     ParameterUpdate,
+    RecurrentFlow,
     Updates,
 )
 from lightning_debug.observation.probes import (
     BatchMixing,
+    FunctionGradient,
     FutureLeak,
     GradientCheck,
+    IgnoredInput,
     InputUse,
+    Leak,
+    MixedOutput,
     NonFiniteBirth,
     PaddingUse,
+    ReadPadding,
 )
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
 from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
@@ -79,10 +93,15 @@ __all__ = [
     "DroppedNorm",
     "Ends",
     "EpochStart",
+    "FunctionGradient",
     "FutureLeak",
     "GradientCheck",
+    "GradientUse",
     "Gradients",
+    "IgnoredInput",
     "InputUse",
+    "Leak",
+    "LinearPair",
     "Loader",
     "LossCall",
     "LossCalls",
@@ -90,6 +109,8 @@ __all__ = [
     "LossTerms",
     "Losses",
     "MetricPass",
+    "MixedOutput",
+    "ModePart",
     "Modes",
     "ModuleCall",
     "NonFiniteBirth",
@@ -100,11 +121,17 @@ __all__ = [
     "ParameterStart",
     "ParameterUpdate",
     "Predictions",
+    "ReadPadding",
+    "RecurrentFlow",
+    "Rewrite",
     "RunEnd",
     "RunStart",
+    "Stranger",
+    "Stray",
     "TargetCall",
     "Targets",
     "Threshold",
+    "Tie",
     "Tracking",
     "Updates",
     "Validation",

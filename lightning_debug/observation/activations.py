@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_debug.observation.base import Observation
+from lightning_debug.observation.chains import LinearPair
 from lightning_debug.observation.data import DataEntry
 
 
@@ -27,6 +28,8 @@ class ModuleCall:
         finite, input_finite: Whether all values are finite; inputs include the parameters.
         spread, input_spread: How much samples differ: standard deviation over the samples of the
             batch, relative to the rms. nan for a batch of fewer than four samples.
+        positions, input_positions: The same for the positions of each sample, such as tokens;
+            nan where there are fewer than four, or none.
     """
 
     place: str
@@ -45,6 +48,8 @@ class ModuleCall:
     parameters_finite: bool = True
     spread: float = float("nan")
     input_spread: float = float("nan")
+    positions: float = float("nan")
+    input_positions: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +123,11 @@ class DataFlow(Observation):
 
     Attributes:
         entries: The data where they meet the first weights.
+        linear_pairs: Weight layers that feed each other with nothing non-linear in between.
+        bent: Weight layers whose output went anywhere else.
     """
 
     dropped_norms: tuple[DroppedNorm, ...] = ()
     entries: tuple[DataEntry, ...] = ()
+    linear_pairs: tuple[LinearPair, ...] = ()
+    bent: tuple[str, ...] = ()

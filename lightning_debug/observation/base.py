@@ -13,6 +13,11 @@ class Observation:
     step: int = 0
     epoch: int = 0
 
+    @property
+    def stream(self) -> str:
+        """Return which of several series of its kind it belongs to: looks in a row are of one."""
+        return ""
+
 
 def owner(parameter: str) -> str:
     """Return the path of the module that owns a parameter: ``"net.0.weight"`` -> ``"net.0"``."""

@@ -209,9 +209,11 @@ class LossTerm:
         total: Which loss it belongs to, where backward runs several times in a batch.
         value: What it adds to the total.
         weight: The constant factor before it.
+        scaled: Whether tensors are factors before it, too.
         trained: Whether it carries a gradient.
         cut: What took its gradient away, such as ``"detach"`` or ``"no_grad"``; ``"frozen"`` if
             the layers that made it are not trained; empty if it has one.
+        cut_line: The line of the user's code that did so.
         penalty: Whether it is made of parameters only, without the data.
         line: The line of the user's code that made it: ``"train.py:41"``.
         call: Position of the loss function that it comes from in :class:`LossCalls`; -1 if none.
@@ -223,8 +225,10 @@ class LossTerm:
     total: int = 0
     value: float = float("nan")
     weight: float = 1.0
+    scaled: bool = False
     trained: bool = True
     cut: str = ""
+    cut_line: str = ""
     penalty: bool = False
     line: str = ""
     call: int = -1

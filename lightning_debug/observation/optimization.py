@@ -19,6 +19,18 @@ class BackwardCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentFlow:
+    """The gradient on its way back through the time steps of a recurrent layer.
+
+    Attributes:
+        norms: Norm of the gradient of what the layer took, by quarters of the sequence.
+    """
+
+    place: str
+    norms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backward(Observation):
     """The gradients of activations, in the order in which backward reached the modules.
 
@@ -26,9 +38,11 @@ class Backward(Observation):
         loss_finite: Whether the loss was finite.
         broken: Names of parameters whose gradient is not finite.
         skipped: Whether the optimizer refused the step, as a gradient scaler does.
+        recurrent: The gradient over the time steps of recurrent layers.
     """
 
     calls: tuple[BackwardCall, ...] = ()
+    recurrent: tuple[RecurrentFlow, ...] = ()
     loss_finite: bool = True
     activations_finite: bool = True
     broken: tuple[str, ...] = ()
@@ -55,6 +69,8 @@ class ParameterGradient:
         unit_spread, gradient_spread: How much its units, and their gradients, differ, relative
             to their size, or the loneliest of them from its twin (gates share a weight); only for
             parameters whose units were identical at the start.
+        cut, cut_line, cut_place: Of one without a gradient, where that is known: the function
+            that ended its graph, the line of the user's code, and the module that was running.
     """
 
     present: bool = True
@@ -73,6 +89,9 @@ class ParameterGradient:
     ever: bool = False
     unit_spread: float = float("nan")
     gradient_spread: float = float("nan")
+    cut: str = ""
+    cut_line: str = ""
+    cut_place: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +118,11 @@ class Gradients(Observation):
     stepped: bool = True
 
     @property
+    def stream(self) -> str:
+        """Return the optimizer: each has its own gradients and updates in one look."""
+        return self.optimizer
+
+    @property
     def norm(self) -> float:
         """Return the Euclidean norm over all gradients that are there."""
         return math.sqrt(sum(g.norm**2 for g in self.parameters.values() if g.present))
@@ -116,12 +140,14 @@ class ParameterUpdate:
         moved: Whether it differs from its value before the last measured step of this
             optimizer; None where that is not known.
         lr: Learning rate of its group.
+        base_lr: What a scheduler takes as the full learning rate of its group; nan without one.
         weight_decay: Weight decay of its group.
         decoupled: Whether weight decay is taken off the weights and not added to the gradient.
         scheduled: Whether a scheduler drives that learning rate.
         group: Index of its group in the optimizer.
         fan_in: Inputs of one unit; 0 for vectors and scalars.
         trainable: Whether it asks for a gradient.
+        stateful: Whether its optimizer keeps numbers of earlier steps for it.
     """
 
     update_rms: float = 1e-3
@@ -130,12 +156,14 @@ class ParameterUpdate:
     driven: int = 1
     moved: bool | None = None
     lr: float = 1e-3
+    base_lr: float = float("nan")
     weight_decay: float = 0.0
     decoupled: bool = False
     scheduled: bool = False
     group: int = 0
     fan_in: int = 1
     trainable: bool = True
+    stateful: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +172,11 @@ class Updates(Observation):
 
     optimizer: str
     parameters: Mapping[str, ParameterUpdate] = field(default_factory=dict)
+
+    @property
+    def stream(self) -> str:
+        """Return the optimizer: each has its own gradients and updates in one look."""
+        return self.optimizer
 
     @property
     def resting(self) -> bool:

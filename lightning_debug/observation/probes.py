@@ -20,7 +20,8 @@ class FunctionGradient:
         numeric, analytic: The derivative by finite differences and by autograd, in one direction.
         surrogate: Why the gradient is not meant to be the true one: ``"identity"`` (reversed or
             scaled gradients), ``"flat"`` (rounding with a straight-through gradient), ``"solver"``
-            (an iteration whose gradient is approximated), ``"hook"``; empty if nothing says so.
+            (an iteration whose gradient is approximated), ``"hook"``, ``"rough"`` (no derivative
+            to be found); empty if nothing says so.
     """
 
     name: str
@@ -49,30 +50,131 @@ class GradientCheck(Observation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchMixing(Observation):
-    """Whether the output for a sample changes with another sample, in eval mode."""
+class MixedOutput:
+    """An output whose rows depend on other samples of the batch.
 
+    Attributes:
+        place: Path of the innermost module, or ``"training_step"``.
+        kind: Class of the module; empty outside modules.
+        function: The loss function that the prediction reaches, outside modules.
+    """
+
+    place: str
+    kind: str = ""
+    function: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchMixing(Observation):
+    """Whether the output for a sample changes with another sample, in eval mode.
+
+    Attributes:
+        samples: How many samples were run together.
+        outputs: Those that change.
+    """
+
+    samples: int = 0
+    outputs: tuple[MixedOutput, ...] = ()
     skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """A prediction that the answer reaches through the input.
+
+    Attributes:
+        kind: ``"future"``: the input from the target on changes the prediction of it; ``"copy"``:
+            the target of a causal model is its input at the same position; ``"column"``: the
+            target is one value of the input.
+        source: The tensor of the batch: ``"batch[0]"``.
+        shift: By how many positions the target is ahead of the input.
+        position: A position whose prediction changes, or the column.
+        length: How many positions, or columns, there are.
+        place: The innermost module in which it happens, or that of the loss.
+        module: Class of that module; empty for the training step.
+        function: The loss function.
+    """
+
+    kind: str
+    source: str
+    shift: int = 0
+    position: int = 0
+    length: int = 0
+    place: str = ""
+    module: str = ""
+    function: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FutureLeak(Observation):
     """Whether the output at a position changes with what comes after it."""
 
+    leaks: tuple[Leak, ...] = ()
     skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaddingUse(Observation):
-    """Whether the output for real tokens changes when padding is cut off."""
+class ReadPadding:
+    """An output for real tokens that changes when padding is cut off.
 
+    Attributes:
+        place: Path of the innermost module that reads padding, or ``"training_step"``.
+        kind: Class of the module; empty outside modules.
+        pooled: Whether the output sums up all positions.
+        change: Size of the change over the size of the output, both rms.
+    """
+
+    place: str
+    kind: str = ""
+    pooled: bool = False
+    change: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddingUse(Observation):
+    """Whether the output for real tokens changes when padding is cut off.
+
+    Attributes:
+        source: What told the padding: ``"batch[0]"``.
+        length: Positions of a sequence, with padding.
+        longest: The longest real sequence among those that were cut.
+        exchanged: Whether padding was exchanged for other tokens, as it could not be cut off.
+        outputs: Those that change.
+    """
+
+    source: str = ""
+    length: int = 0
+    longest: int = 0
+    exchanged: bool = False
+    outputs: tuple[ReadPadding, ...] = ()
     skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoredInput:
+    """Something that the model is given, and that changes nothing it puts out.
+
+    Attributes:
+        source: The argument (``"y"``) or the tensor of the batch (``"batch[0]"``).
+        place: Path of the module that takes it; empty for the model itself.
+        part: ``"all"``, ``"columns"`` or ``"positions"``.
+        first, last: The columns, or the one position that is used.
+        size: How many columns or positions there are.
+    """
+
+    source: str
+    place: str = ""
+    part: str = "all"
+    first: int = 0
+    last: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputUse(Observation):
     """Whether the output changes with each of the inputs."""
 
+    ignored: tuple[IgnoredInput, ...] = ()
     skipped: str = ""
 
 

@@ -19,7 +19,14 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_debug.observation import BackwardCall, ModuleCall
 from lightning_debug.taps.functions import FunctionTap
-from lightning_debug.taps.statistics import first_dense, norm, spread, tensors_in, total
+from lightning_debug.taps.statistics import (
+    first_dense,
+    norm,
+    spread,
+    spread_of_positions,
+    tensors_in,
+    total,
+)
 from lightning_debug.taps.trace import Frame, Origin, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
@@ -34,6 +41,7 @@ class _Value:
     total: Entry
     numel: int
     spread: Entry = field(default_factory=lambda: Entry(math.nan))
+    positions: Entry = field(default_factory=lambda: Entry(math.nan))
 
     @property
     def rms(self) -> float:
@@ -147,6 +155,8 @@ class ForwardTap:
                 parameters_finite=parameters_finite.get(call.place, True),
                 spread=call.out.spread.value,
                 input_spread=call.input.spread.value if call.input else math.nan,
+                positions=call.out.positions.value,
+                input_positions=call.input.positions.value if call.input else math.nan,
             )
             for i, call in enumerate(self._calls)
         )
@@ -240,6 +250,9 @@ class ForwardTap:
         differing = spread(values)
         if differing is not None:
             result.spread = note(differing)
+        along = spread_of_positions(values)
+        if along is not None:
+            result.positions = note(along)
         return result
 
     def _listen(self, index: int, side: str, tensor: Tensor) -> None:

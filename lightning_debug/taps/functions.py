@@ -27,6 +27,8 @@ CHANNEL_FIRST = frozenset(
 TAMERS = frozenset(
     "layer_norm group_norm instance_norm batch_norm rms_norm normalize sin cos".split()
 )
+# Told of the function, all its inputs, the parameters among them, and its outputs.
+Handed = Callable[[str, Sequence[Tensor], Sequence[Parameter], Sequence[Tensor]], None]
 
 
 class Listener:
@@ -61,6 +63,7 @@ class FunctionTap(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.listening = False
+        self.handed: Handed | None = None
         self._trace = trace
         self._failed = failed
         self._everything = [listener for listener in listeners if listener.everything]
@@ -123,6 +126,8 @@ class FunctionTap(TorchFunctionMode):
             self._trace.read.update(map(id, inputs))
         weights = [t for t in inputs if isinstance(t, Parameter)]
         self._trace.used.update(map(id, weights))
+        if weights and self.handed is not None:
+            self.handed(name, inputs, weights, outputs)
         known = self._trace.known(inputs)
         if name in TAMERS:
             self._trace.tamed.update(origin.place for origin in known)

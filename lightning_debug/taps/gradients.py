@@ -6,14 +6,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_debug.observation import Gradients, ParameterGradient, owner
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
+from lightning_debug.taps.statistics import (
+    PARAMETER_SAMPLE,
+    dense,
+    foreach_norm,
+    on_host,
+    sample,
+)
+from lightning_debug.taps.trace import Cut
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring, inside, spread_of_twins, spread_of_units
+
+SENTINEL = 512
 
 
 @dataclass
@@ -55,6 +66,7 @@ class GradientDraft:
         loss: float,
         muted: bool,
         stepped: bool,
+        cuts: Mapping[str, Cut],
     ) -> Gradients:
         """Return the numbers that have arrived.
 
@@ -70,7 +82,9 @@ class GradientDraft:
             loss: The loss that the gradients belong to.
             muted: Whether a term of the loss was multiplied by 0.
             stepped: Whether the optimizer used them.
+            cuts: What ended the graph of parameters without a gradient, by name.
         """
+        whole = Cut("", "", "")
 
         def one(name: str, n: _Numbers) -> ParameterGradient:
             home = owner(name)
@@ -92,6 +106,9 @@ class GradientDraft:
                 ever=n.ever,
                 unit_spread=n.apart[0].value if n.apart else math.nan,
                 gradient_spread=n.apart[1].value if n.apart else math.nan,
+                cut=cuts.get(name, whole).name,
+                cut_line=cuts.get(name, whole).line,
+                cut_place=cuts.get(name, whole).place,
             )
 
         alone = [k for k, e in self.orphans.items() if e.value > 0 and k in still]
@@ -109,12 +126,33 @@ class GradientDraft:
 
 
 class GradientTap:
-    """Measures the gradients of an optimizer's parameters, fused over all of them."""
+    """Measures the gradients of an optimizer's parameters, fused over all of them.
+
+    Attributes:
+        largest: The largest magnitude of those measured last, where they lie on the host.
+    """
 
     def __init__(self, wiring: Wiring, symmetric: set[str]) -> None:
         self._wiring = wiring
         self._symmetric = symmetric
         self._seen: set[str] = set()
+        self._sentinels: dict[int, Parameter | None] = {}
+        self.largest: Tensor | None = None
+
+    def broken(self, optimizer: Optimizer) -> bool:
+        """Tell whether NaN has come back to the first small parameter that lies on the host.
+
+        From wherever it is born, NaN spreads to all that was computed before. Costs as much as a
+        look at a few numbers, and nothing where a device would have to be waited for.
+        """
+        if id(optimizer) not in self._sentinels:
+            held = self._wiring.held_by(optimizer).values()
+            small = (p for p in held if p.requires_grad and p.numel() <= SENTINEL)
+            self._sentinels[id(optimizer)] = next(small, None)
+        sentinel = self._sentinels[id(optimizer)]
+        gradient = None if sentinel is None else sentinel.grad
+        values = None if gradient is None else on_host(gradient)
+        return values is not None and not np.isfinite(values).all()
 
     def measure(self, optimizer: Optimizer, ledger: Ledger) -> GradientDraft:
         """Note the numbers of all gradients that an optimizer is about to use."""
@@ -145,7 +183,10 @@ class GradientTap:
         self._seen.update(values)
         flat = list(values.values())
         few = [sample(gradient, PARAMETER_SAMPLE) for gradient in flat]
-        measures = zip(foreach_norm(flat), foreach_norm(flat, math.inf), strict=True)
+        tops = foreach_norm(flat, math.inf)
+        near = bool(tops) and {t.device.type for t in tops} == {"cpu"}
+        self.largest = torch.stack(tops).amax() if near else None
+        measures = zip(foreach_norm(flat), tops, strict=True)
         counts = foreach_norm(few, 0)
         for i, (name, (size, top)) in enumerate(zip(values, measures, strict=True)):
             n, gradient = numbers[name], values[name]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_debug.observation import LossTerm
 from lightning_debug.taps.functions import Listener
 from lightning_debug.taps.graph import nearby
+from lightning_debug.taps.lines import user_line
 from lightning_debug.taps.statistics import dense, norm, tensors_in
 from lightning_debug.taps.trace import PLAIN, Mark, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -32,13 +30,13 @@ KEEPS = frozenset(
 )
 LISTS = frozenset(["stack", "cat", "hstack", "concat"])
 READS = frozenset(["item", "__float__", "tolist", "numpy"])
+MADE = frozenset(["tensor", "as_tensor", "scalar_tensor"])
 REVERSED = frozenset(["__rsub__", "rsub"])
 MOST_SCALARS = 10_000
 MOST_TERMS = 2_000
 MOST_NODES = 20_000
 MOST_BACKWARDS = 4
 NEAR = 6
-LIBRARIES = ("torch", "pytorch_lightning", "lightning", "lightning_debug", "lightning_fabric")
 
 
 @dataclass(eq=False, slots=True)
@@ -78,9 +76,11 @@ class _Draft:
     values: list[Entry]
     trained: bool = True
     cut: str = ""
+    cut_at: str = ""
     penalty: bool = False
     line: str = ""
     call: int = -1
+    scaled: bool = False
     nodes: list[Node] = field(default_factory=list)
     squares: list[Entry] = field(default_factory=list)
 
@@ -102,6 +102,7 @@ class TermTap(Listener):
         self._scalars: dict[int, tuple[Tensor, _Scalar]] = {}
         self._lists: dict[int, tuple[Tensor, tuple[_Scalar | float, ...]]] = {}
         self._read = False
+        self._read_at = ""
         self._drafts: list[_Draft] = []
         self._handles: list[RemovableHandle] = []
         self._totals = 0
@@ -131,9 +132,7 @@ class TermTap(Listener):
             return
         name = getattr(func, "__name__", "")
         if name in READS:
-            value = args[0]
-            known = isinstance(value, Tensor) and self._trace.marked(value).cut
-            self._read = self._read or bool(known) or getattr(value, "requires_grad", False)
+            self._hear_read(name, args[0])
         elif isinstance(out, Tensor) and out.numel() == 1 and out.is_floating_point():
             inputs = tuple(self._inputs(args, kwargs))
             listed = self._listed(name, args)
@@ -142,6 +141,16 @@ class TermTap(Listener):
             items = tuple(self._inputs((args[0],), {}))
             if items and len(items) == out.numel():
                 self._lists[id(out)] = out, items
+
+    def _hear_read(self, name: str, value: Any) -> None:
+        """Note that a number is read out of a tensor that the model made."""
+        if not isinstance(value, Tensor):
+            return
+        cut = self._trace.marked(value).cut
+        if self._trace.suspects:
+            self._trace.read_out(name, value)
+        if not self._read and (cut or value.requires_grad):
+            self._read, self._read_at = True, user_line()
 
     def backward(self, loss: Tensor, calls: Mapping[Node, int]) -> None:
         """Take apart a loss that backward starts from.
@@ -169,6 +178,11 @@ class TermTap(Listener):
         self._drafts += drafts
         self._totals += 1
 
+    @property
+    def totals(self) -> int:
+        """Return how many losses of this look have been taken apart."""
+        return self._totals
+
     def observations(self) -> tuple[LossTerm, ...]:
         """Return the summands of this look, in the order of the sums."""
         return tuple(
@@ -177,8 +191,10 @@ class TermTap(Listener):
                 total=draft.total,
                 value=sum(entry.value for entry in draft.values),
                 weight=draft.weight,
+                scaled=draft.scaled,
                 trained=draft.trained,
                 cut=draft.cut,
+                cut_line=draft.cut_at,
                 penalty=draft.penalty,
                 line=draft.line,
                 call=draft.call,
@@ -219,7 +235,7 @@ class TermTap(Listener):
             mark=self._trace.marked(out),
             modelled=origin is not None,
             place=self._trace.place,
-            line=_line() if leaf else "",
+            line=user_line() if leaf else "",
         )
 
     def _draft(
@@ -229,8 +245,10 @@ class TermTap(Listener):
         if isinstance(scalar, float):
             if not self._read or scalar * term.weight == 0.0:
                 return None
-            number = Entry(scalar * term.weight)
-            return _Draft("a number", self._totals, term.weight, [number], False, "item")
+            return self._number(Entry(scalar * term.weight), term.weight)
+        if self._read and not scalar.trained and _typed(_source(scalar)):
+            number = self._ledger.note(scalar.value.reshape(()) * term.weight)
+            return self._number(number, term.weight)
         penalty = scalar.mark.material is not None
         lost = scalar.mark.cut or ("frozen" if scalar.modelled else "")
         if not scalar.trained and (penalty or not lost or _ancestors(scalar) & trained):
@@ -248,11 +266,17 @@ class TermTap(Listener):
             [self._ledger.note(value.reshape(()) * term.weight)],
             trained=scalar.trained,
             cut="" if scalar.trained else lost,
+            cut_at="" if scalar.trained else scalar.mark.line,
             penalty=penalty,
             line=source.line,
             call=_call(scalar.node, calls),
+            scaled=bool(term.factors),
             nodes=[scalar.node] if scalar.node else [],
         )
+
+    def _number(self, value: Entry, weight: float) -> _Draft:
+        """Return the draft of a number that may have been read out of a tensor."""
+        return _Draft("a number", self._totals, weight, [value], False, "item", self._read_at)
 
     def _follow(self, drafts: Sequence[_Draft]) -> None:
         """Listen to the gradients where the ways of several summands meet."""
@@ -335,6 +359,12 @@ def _is_summand(value: _Scalar | float) -> bool:
     return isinstance(value, _Scalar) and value.trained and value.mark.material is None
 
 
+def _typed(scalar: _Scalar) -> bool:
+    """Tell whether a tensor was made of a plain number."""
+    given = [isinstance(value, float) for value in scalar.inputs]
+    return scalar.name in MADE and bool(given) and all(given)
+
+
 def _source(scalar: _Scalar) -> _Scalar:
     """Return the number that a product or a difference of numbers was made of first."""
     while True:
@@ -386,14 +416,3 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
-
-
-def _line() -> str:
-    """Return the line of the user's code that runs now: ``"train.py:41"``."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in LIBRARIES:
-            return f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from lightning_debug.taps.graph import leaves
+from lightning_debug.taps.lines import user_line, within
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -41,14 +44,33 @@ class Mark:
     Attributes:
         cut: The function that took its gradient away, such as ``"detach"``; empty if none did.
         material: Set where it is made of parameters or constants only.
+        line: The line of the user's code that did so.
     """
 
     cut: str = ""
     material: Material | None = None
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where the graph behind a parameter ends.
+
+    Attributes:
+        name: The function that ended it: ``"argmax"``, ``"no_grad"``, ``"item"``.
+        line: The line of the user's code that called it.
+        place: The module that was running.
+    """
+
+    name: str
+    line: str
+    place: str
 
 
 PLAIN = Mark()
 CONSTANTS = frozenset(["eye", "zeros", "ones", "full"])
+MOST_WALKS = 16
+TAKEN = frozenset(["item", "__float__", "tolist", "numpy", "no_grad", "checkpoint"])
 
 
 @dataclass(slots=True)
@@ -73,6 +95,7 @@ class Trace:
         read: Identities of the tensors that a function has computed something from.
         ran: Position of the first run of each module, by path.
         losses: Number of loss functions called so far.
+        suspects: Identities of parameters without a gradient, of which to find out why.
     """
 
     paths: Mapping[int, str]
@@ -82,6 +105,11 @@ class Trace:
     read: set[int] = field(default_factory=set)
     ran: dict[str, int] = field(default_factory=dict)
     losses: int = 0
+    suspects: set[int] = field(default_factory=set)
+    _cuts: dict[int, list[Cut]] = field(default_factory=dict)
+    _walks: int = 0
+    _rejoined: set[str] = field(default_factory=set)
+    _read_out: set[str] = field(default_factory=set)
     _origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = field(default_factory=dict)
     _marks: dict[int, tuple[weakref.ref[Tensor], Mark]] = field(default_factory=dict)
 
@@ -124,11 +152,19 @@ class Trace:
     def mark(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Follow what the outputs of a function are made of, and whether gradients reach them."""
         marks = [self.marked(tensor) for tensor in inputs]
-        cut = ""
-        if not any(tensor.requires_grad for tensor in outputs):
-            cut = next((mark.cut for mark in marks if mark.cut), "")
-            if not cut and any(tensor.requires_grad for tensor in inputs):
+        cut = line = ""
+        before = next((mark for mark in marks if mark.cut), PLAIN)
+        if any(tensor.requires_grad for tensor in outputs):
+            self._rejoined.update(mark.line for mark in marks if mark.cut)
+        else:
+            cut, line = before.cut, before.line
+            ends = any(tensor.requires_grad for tensor in inputs)
+            if not cut and ends:
                 cut = name if torch.is_grad_enabled() else "no_grad"
+                line = user_line()
+            if ends and self.suspects:
+                fresh = name if torch.is_grad_enabled() else "no_grad"
+                self.cut(fresh, inputs, line if cut == fresh else "")
         materials = {mark.material for mark in marks}
         material = None
         if not inputs:
@@ -140,9 +176,49 @@ class Trace:
             material = Material.WEIGHTS if weights else Material.CONSTANTS
         for tensor in outputs:
             if cut or material:
-                self._marks[id(tensor)] = weakref.ref(tensor), Mark(cut, material)
+                self._marks[id(tensor)] = weakref.ref(tensor), Mark(cut, material, line)
             else:
                 self._marks.pop(id(tensor), None)  # written over in place
+
+    def cut(self, name: str, inputs: Sequence[Tensor], line: str = "") -> None:
+        """Note for the suspects behind some tensors that a function ended their graph."""
+        found = {
+            id(leaf)
+            for tensor in inputs
+            if tensor.requires_grad and self._affords(tensor)
+            for leaf in leaves(tensor)
+            if id(leaf) in self.suspects
+        }
+        if not found:
+            return
+        if name == "no_grad" and within("torch.utils.checkpoint"):
+            name, line = "checkpoint", ""
+        cut = Cut(name, line or user_line(), self.place)
+        for suspect in found:
+            self._cuts.setdefault(suspect, []).append(cut)
+
+    def cut_of(self, parameter: Tensor) -> Cut | None:
+        """Return what ended the graph behind a suspect.
+
+        Best a cut whose result met a gradient again, then one that left the tensors of torch or
+        kept a graph from being made; others may have been made for a log.
+        """
+        cuts = self._cuts.get(id(parameter), [])
+        used = [cut for cut in cuts if cut.line in self._rejoined]
+        taken = [cut for cut in cuts if cut.name in TAKEN or cut.line in self._read_out]
+        return next(iter([*used, *taken, *cuts]), None)
+
+    def read_out(self, name: str, tensor: Tensor) -> None:
+        """Note that a function reads numbers out of a tensor, and its graph ends with them."""
+        if tensor.requires_grad:
+            self.cut(name, [tensor])
+        elif self.marked(tensor).cut:
+            self._read_out.add(self.marked(tensor).line)
+
+    def _affords(self, tensor: Tensor) -> bool:
+        """Tell whether to walk the graph behind a tensor: not behind every one that is logged."""
+        self._walks += not tensor.is_leaf
+        return tensor.is_leaf or self._walks <= MOST_WALKS
 
     def marked(self, tensor: Tensor) -> Mark:
         """Return what :meth:`mark` found out about a tensor."""
@@ -159,5 +235,9 @@ class Trace:
         self.read.clear()
         self.ran.clear()
         self.losses = 0
+        self._cuts.clear()
+        self._rejoined.clear()
+        self._read_out.clear()
+        self._walks = 0
         self._origins.clear()
         self._marks.clear()

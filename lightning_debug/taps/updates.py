@@ -28,11 +28,13 @@ class _Numbers:
     driven: Entry | None
     moved: Entry | None
     lr: float
+    base_lr: float
     weight_decay: float
     decoupled: bool
     group: int
     fan_in: int
     trainable: bool
+    stateful: bool
 
 
 @dataclass
@@ -55,12 +57,14 @@ class UpdateDraft:
                 driven=round(n.driven.value) if n.driven else 0,
                 moved=None if n.moved is None else n.moved.value != 0.0,
                 lr=n.lr,
+                base_lr=n.base_lr,
                 weight_decay=n.weight_decay,
                 decoupled=n.decoupled,
                 scheduled=self.scheduled,
                 group=n.group,
                 fan_in=n.fan_in,
                 trainable=n.trainable,
+                stateful=n.stateful,
             )
 
         return Updates(
@@ -119,11 +123,13 @@ class UpdateTap:
                     driven=driven.get(name),
                     moved=moved.get(name),
                     lr=_number(settings.get("lr"), math.nan),
+                    base_lr=_number(settings.get("initial_lr"), math.nan),
                     weight_decay=_number(settings.get("weight_decay"), 0.0),
                     decoupled=bool(settings.get("decoupled_weight_decay", False)),
                     group=group,
                     fan_in=parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 0,
                     trainable=parameter.requires_grad,
+                    stateful=bool(optimizer.state.get(parameter)),
                 )
                 self._stepped[name] = values
                 # A later step in the same batch starts from here.

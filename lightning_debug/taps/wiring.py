@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +67,11 @@ class Wiring:
         self.refresh()
         return True
 
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Return the optimizers that train the model, as far as they are known."""
+        return tuple(self._optimizers)
+
     def label(self, optimizer: Optimizer) -> str:
         """Return ``"AdamW"``, or ``"AdamW 1"`` where there are several optimizers."""
         name = type(optimizer).__name__
@@ -91,6 +96,17 @@ class Wiring:
         """Return the index of the parameter group that holds a parameter; -1 for none."""
         holder = self._holders.get(id(parameter))
         return holder[1] if holder else -1
+
+    def strays(self) -> list[tuple[str, Parameter]]:
+        """Return what optimizers hold that is no part of the model, with their labels."""
+        ours = {id(parameter) for parameter in self.parameters.values()}
+        return [
+            (self.label(optimizer), parameter)
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) not in ours
+        ]
 
     def steps(self, optimizer: Optimizer) -> None:
         """Note that an optimizer makes a step."""
@@ -120,8 +136,9 @@ class Wiring:
             if type(module).forward is Module.forward
         }
         idle: set[str] = set()
+        busy = {holder for path in trace.ran for holder in holders(path)}
         for path, members in containers.items():
-            rest = {m for m in members if not any(inside(p, m) for p in trace.ran)}
+            rest = {member for member in members if member not in busy}
             if 0 < len(rest) < len(members):
                 self._choosing.add(path)
             # Where a choice was made once, a step that chooses none of them is one, too.
@@ -207,6 +224,13 @@ def _few_units(values: Tensor) -> Tensor:
     """Return at most ``UNITS`` units with at most ``PARAMETER_SAMPLE`` inputs each."""
     rows = values[:: stride_for(values.shape[0], UNITS)].flatten(1)
     return rows[:, :: stride_for(rows.shape[1], PARAMETER_SAMPLE)].to(wide(values))
+
+
+def holders(path: str) -> Iterator[str]:
+    """Yield a path and those of the modules that it lies in, innermost first."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def inside(path: str, parent: str) -> bool:

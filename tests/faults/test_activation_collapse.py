@@ -107,3 +107,53 @@ def test_pair(bug, fix, data, where):
     assert "activation-collapse" in names(found)
     assert any(place.startswith(where) for place in places(found, "activation-collapse"))
     assert alarms(fixed) == []
+
+
+class Tokens(nn.Module):
+    """Attention blocks with or without residual connections; by torch, or by hand."""
+
+    def __init__(self, residual, handwritten):
+        super().__init__()
+        self.table, self.places = nn.Embedding(20, 32), nn.Embedding(16, 32)
+        kind = Mixing if handwritten else Attention
+        self.blocks = nn.ModuleList(kind(32) for _ in range(10))
+        self.head = nn.Linear(32, 2)
+        self.residual = residual
+
+    def forward(self, ids):
+        x = self.table(ids) + self.places.weight
+        for block in self.blocks:
+            x = x + block(x) if self.residual else block(x)
+        return self.head(x[:, 0])
+
+
+class Attention(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+
+    def forward(self, x):
+        x = self.norm(x)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Mixing(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x):
+        x = self.norm(x)
+        scores = self.q(x) @ self.k(x).transpose(1, 2) / x.shape[-1] ** 0.5
+        return self.out(scores.softmax(-1) @ self.v(x))
+
+
+@pytest.mark.parametrize("handwritten", [False, True])
+def test_attention_without_residual_connections(handwritten):
+    found = fit(lambda: Program(Tokens(False, handwritten)), sequences())
+    assert "activation-collapse" in names(found)
+    assert any("over positions" in p for p in places(found, "activation-collapse"))
+    fixed = fit(lambda: Program(Tokens(True, handwritten)), sequences())
+    assert alarms(fixed) == []

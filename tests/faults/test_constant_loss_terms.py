@@ -1,5 +1,7 @@
 """Loss terms that train nothing, and the programs in which they do."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ class Sparse(Program):
         penalty = hidden.abs().mean()
         if self.cut == "item":
             penalty = penalty.item()
+        elif self.cut == "tensor":
+            penalty = torch.tensor(penalty.item())
         elif self.cut == "detach":
             penalty = hidden.detach().abs().mean()
         elif self.cut == "float":
@@ -91,6 +95,7 @@ class Smooth(Program):
     ("bug", "fix", "data"),
     [
         pytest.param(lambda: Sparse("item"), lambda: Sparse(""), digits, id="item"),
+        pytest.param(lambda: Sparse("tensor"), lambda: Sparse(""), digits, id="tensor of an item"),
         pytest.param(lambda: Sparse("float"), lambda: Sparse(""), digits, id="float"),
         pytest.param(lambda: Sparse("detach"), lambda: Sparse(""), digits, id="detach"),
         pytest.param(
@@ -118,3 +123,41 @@ def test_names_the_line_and_the_cut():
     finding = next(f for f in found.findings if f.name == "constant-loss-terms")
     assert "test_constant_loss_terms.py:" in finding.message
     assert "argmax has no gradient" in finding.message
+
+
+class Shaped(Program):
+    """Cuts the hidden layer long before it makes a penalty of it."""
+
+    def __init__(self, cut):
+        super().__init__(nn.Sequential(nn.Linear(64, 64), nn.ReLU()))
+        self.head = nn.Linear(64, 10)
+        self.cut = cut
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        hidden = self.net(x)
+        kept = self.cut(hidden)  # cut here
+        penalty = kept.float().abs().mean()
+        return F.cross_entropy(self.head(hidden), y) + 0.1 * penalty
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(lambda hidden: hidden.data, id="data"),
+        pytest.param(lambda hidden: hidden.detach(), id="detach"),
+        pytest.param(lambda hidden: hidden.argsort(), id="argsort"),
+    ],
+)
+def test_names_the_line_of_the_cut(cut):
+    found = fit(lambda: Shaped(cut), digits())
+    finding = next(f for f in found.findings if f.name == "constant-loss-terms")
+    assert "test_constant_loss_terms.py:" in finding.message.rpartition(" at ")[2]
+
+
+def test_names_the_line_of_a_read():
+    found = fit(lambda: Sparse("item"), digits())
+    finding = next(f for f in found.findings if f.name == "constant-loss-terms")
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    line = next(i for i, text in enumerate(lines, 1) if text.strip() == "penalty = penalty.item()")
+    assert f"at test_constant_loss_terms.py:{line}" in finding.message

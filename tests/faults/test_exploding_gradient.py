@@ -8,7 +8,7 @@ from torch import nn, optim
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.runs import Program, alarms, digits, fit, names, places, regression
+from tests.runs import Program, alarms, digits, fit, names, places, regression, sequences
 
 
 def normal(broken):
@@ -76,3 +76,43 @@ def test_pair(program, data, where):
     assert "exploding-gradient" in names(broken)
     assert where in places(broken, "exploding-gradient")
     assert alarms(fit(lambda: program(False), data, epochs=4)) == []
+
+
+class Layer(nn.Module):
+    """A rectified recurrent layer over tokens; its weights stretch every state, or keep it."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 16), nn.Linear(32, 2)
+        self.rnn = nn.RNN(16, 32, batch_first=True, nonlinearity="relu")
+        with torch.no_grad():
+            nn.init.orthogonal_(self.rnn.weight_hh_l0).mul_(gain)
+
+    def forward(self, ids):
+        return self.head(self.rnn(0.1 * self.table(ids))[0][:, -1])
+
+
+class Cell(nn.Module):
+    """The same as a loop over a cell."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 16), nn.Linear(32, 2)
+        self.cell = nn.RNNCell(16, 32, nonlinearity="relu")
+        with torch.no_grad():
+            nn.init.orthogonal_(self.cell.weight_hh).mul_(gain)
+
+    def forward(self, ids):
+        h = torch.zeros(len(ids), 32)
+        for x in self.table(ids).unbind(1):
+            h = self.cell(0.1 * x, h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize(("net", "where"), [(Layer, "net.rnn"), (Cell, "net.cell")])
+def test_over_time(net, where):
+    data = sequences(n=256, length=48)
+    broken = fit(lambda: Program(net(2.2)), data)
+    (finding,) = [f for f in broken.findings if f.name == "exploding-gradient"]
+    assert f"time steps of {where}" in finding.message
+    assert alarms(fit(lambda: Program(net(0.8)), data)) == []

@@ -1,5 +1,7 @@
 """Trainable parts that something cuts off from the loss, and the same programs without the cut."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -8,6 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tests.runs import Program, alarms, digits, fit, names, places, sequences
+
+SHELVES = torch.linspace(-1, 1, 9)
 
 
 class Autoencoder(nn.Module):
@@ -205,3 +209,62 @@ def test_pair(program, data, where):
     assert set(where) <= places(broken, "no-gradient")
     assert not any("head" in place for place in places(broken, "no-gradient"))
     assert alarms(fit(lambda: program(False), data)) == []
+
+
+class Cuts(nn.Module):
+    """An encoder that is cut off in one of many ways."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.encoder = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32))
+        self.codes, self.head = nn.Embedding(32, 32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        h = self.encoder(x)
+        if self.how == "data":
+            h = h.data  # cut here: data
+        elif self.how == "numpy":
+            h = torch.from_numpy(h.detach().numpy())  # cut here: numpy
+        elif self.how == "round":
+            h = torch.bucketize(h, SHELVES) / 8.0  # cut here: round
+        elif self.how == "argmax":
+            h = self.codes(h.argmax(1))  # cut here: argmax
+        elif self.how == "item":
+            h = x[:, :32] * h.mean().item()  # cut here: item
+        elif self.how == "checkpoint":
+            h = checkpoint(self.encoder, x, use_reentrant=True)  # cut here: checkpoint
+        return self.head(h)
+
+
+class Watched(Program):
+    """Logs what the encoder gives, which is not what cuts it off."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("size", self.net.encoder(batch[0]).detach().norm())
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        pytest.param("data", ".data", id="data"),
+        pytest.param("numpy", ".detach()", id="numpy"),
+        pytest.param("round", "bucketize", id="round"),
+        pytest.param("argmax", "argmax", id="argmax"),
+        pytest.param("item", ".item()", id="item"),
+        pytest.param("checkpoint", "checkpoint(..., use_reentrant=True)", id="checkpoint"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_says_where_the_graph_ends(how, said):
+    found = fit(lambda: Watched(Cuts(how)), digits())
+    (finding,) = [f for f in found.findings if f.name == "no-gradient"]
+    assert {"net.encoder.0.weight", "net.encoder.2.weight"} <= set(finding.places)
+    assert f"cut off by {said}" in finding.message
+    assert f"test_no_gradient.py:{line_of(how)}" in finding.message
+
+
+def line_of(how):
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(i for i, line in enumerate(lines, 1) if line.endswith(f"# cut here: {how}"))

@@ -93,7 +93,9 @@ class Cosine(nn.Module):
     ("program", "data", "where"),
     [
         pytest.param(lengths, digits(flat=False), "net.1", id="cnn, length of zero"),
-        pytest.param(Distances, digits(), "net.2", id="metric learning, distance to itself"),
+        pytest.param(
+            Distances, digits(), "training_step", id="metric learning, distance to itself"
+        ),
         pytest.param(where, regression(), "net.1", id="mlp, the other branch of where"),
         pytest.param(
             lambda broken: Program(Cosine(broken)), sequences(), "net", id="attention, padding"

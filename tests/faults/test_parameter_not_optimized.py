@@ -152,3 +152,50 @@ def test_pair(program, data, where):
     assert "parameter-not-optimized" in names(broken)
     assert where <= places(broken, "parameter-not-optimized")
     assert alarms(fit(lambda: program(False), data)) == []
+
+
+class Widened(pl.LightningModule):
+    """A table that grows with the vocabulary, in a hook that comes after the optimizer."""
+
+    def __init__(self, broken):
+        super().__init__()
+        self.broken = broken
+        self.table, self.head = nn.Embedding(18 if broken else 20, 32), nn.Linear(32, 2)
+        self.body = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+
+    def on_train_start(self):
+        if self.broken:
+            old, self.table = self.table, nn.Embedding(20, 32)
+            with torch.no_grad():
+                self.table.weight[:18] = old.weight
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.head(self.body(self.table(x)).mean(1)), y)
+
+    def configure_optimizers(self):
+        return optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def message(suite):
+    [found] = [f for f in suite.findings if f.name == "parameter-not-optimized"]
+    return found.message
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "says"),
+    [
+        pytest.param(
+            Resized, digits(), "Adam holds a tensor of shape (1000, 32)", id="mlp, head replaced"
+        ),
+        pytest.param(
+            Widened, sequences(), "AdamW holds a tensor of shape (18, 32)", id="table replaced"
+        ),
+        pytest.param(
+            Thawed, sequences(), "It was frozen when training started", id="lstm, unfrozen later"
+        ),
+    ],
+)
+def test_says_how_it_came_about(program, data, says):
+    assert says in message(fit(lambda: program(True), data))
+    assert alarms(fit(lambda: program(False), data)) == []

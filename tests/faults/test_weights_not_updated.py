@@ -10,7 +10,8 @@ from torch import nn, optim
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
-from tests.runs import Program, alarms, digits, fit, names, places, sequences
+from lightning_debug import Severity
+from tests.runs import Program, alarms, digits, fit, names, places, quiet_trainer, sequences
 
 
 def mlp():
@@ -159,3 +160,162 @@ def test_pair(program, data, where):
     assert "weights-not-updated" in names(broken)
     assert where == places(broken, "weights-not-updated")
     assert alarms(fit(lambda: program(False), data)) == []
+
+
+class Returning(Program):
+    """The loss is logged and not returned."""
+
+    def __init__(self, broken, net):
+        super().__init__(net)
+        self.broken = broken
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if self.broken else loss
+
+
+class Hook(Program):
+    """optimizer_step runs the closure, and forgets the step."""
+
+    def __init__(self, broken, net):
+        super().__init__(net)
+        self.broken = broken
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+        if self.broken:
+            optimizer_closure()
+        else:
+            optimizer.step(closure=optimizer_closure)
+
+
+def lstm():
+    return nn.Sequential(nn.Embedding(20, 16), nn.Flatten(), nn.Linear(256, 2))
+
+
+@pytest.mark.parametrize(
+    ("program", "data"),
+    [
+        pytest.param(lambda b: Returning(b, mlp()), digits(), id="mlp, nothing returned"),
+        pytest.param(lambda b: Returning(b, lstm()), sequences(), id="text, nothing returned"),
+        pytest.param(lambda b: Hook(b, mlp()), digits(), id="mlp, no step in the hook"),
+        pytest.param(lambda b: Hook(b, lstm()), sequences(), id="text, no step in the hook"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*returned `None`")
+def test_nothing_steps(program, data):
+    broken = fit(lambda: program(True), data)
+    assert places(broken, "weights-not-updated") == {"Adam"}
+    assert broken.findings[0].name == "weights-not-updated"
+    assert alarms(fit(lambda: program(False), data)) == []
+
+
+class Again(Program):
+    """Every epoch starts from the beginning: drawn again, or loaded again."""
+
+    def __init__(self, broken, net, how):
+        super().__init__(net, optimizer=partial(optim.SGD, lr=0.1))
+        self.broken, self.how = broken, how
+        self.start = copy.deepcopy(net.state_dict())
+
+    def on_train_epoch_start(self):
+        if self.broken and self.how == "load":
+            self.net.load_state_dict(self.start)
+        elif self.broken:
+            self.net.apply(self.draw)
+
+    @staticmethod
+    def draw(module):
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+class AgainAtTheEnd(Again):
+    """The same, when an epoch is over."""
+
+    def on_train_epoch_start(self):
+        pass
+
+    def on_train_epoch_end(self):
+        super().on_train_epoch_start()
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "data"),
+    [
+        pytest.param(lambda b: Again(b, mlp(), "draw"), digits(), id="mlp, initialised"),
+        pytest.param(lambda b: Again(b, cnn(), "load"), digits(flat=False), id="cnn, loaded"),
+        pytest.param(
+            lambda b: AgainAtTheEnd(b, cnn(), "draw"), digits(flat=False), id="cnn, at the end"
+        ),
+        pytest.param(lambda b: AgainAtTheEnd(b, lstm(), "load"), sequences(), id="text, loaded"),
+    ],
+)
+def test_every_epoch_starts_anew(program, data):
+    broken = fit(lambda: program(True), data, epochs=4, limit_train_batches=12)
+    assert places(broken, "weights-not-updated") == {"epoch start"}
+    assert alarms(fit(lambda: program(False), data, epochs=4, limit_train_batches=12)) == []
+
+
+class Finetuned(pl.LightningModule):
+    """A backbone that a callback unfreezes after the first epoch."""
+
+    def __init__(self, backbone, head):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.head(self.backbone(x)), y)
+
+    def configure_optimizers(self):
+        return optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+
+def flat():
+    return Finetuned(nn.Sequential(nn.Linear(64, 32), nn.ReLU()), nn.Linear(32, 10))
+
+
+def images():
+    features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten())
+    return Finetuned(features, nn.Linear(512, 10))
+
+
+class Repaired(pl.callbacks.BackboneFinetuning):
+    """Unfreezes what had been unfrozen before."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        super().on_train_epoch_start(trainer, pl_module)
+        if trainer.current_epoch > self.unfreeze_backbone_at_epoch:
+            pl_module.backbone.requires_grad_(True)
+
+
+@pytest.mark.parametrize("program", [flat, images])
+@pytest.mark.parametrize("callback", [pl.callbacks.BackboneFinetuning, Repaired])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_resumed_and_frozen(program, callback, tmp_path):
+    data = digits(flat=program is flat)
+    settings = {"unfreeze_backbone_at_epoch": 1, "backbone_initial_lr": 1e-4}
+    saved = tmp_path / "last.ckpt"
+    pl.seed_everything(0, verbose=False)
+    before = callback(**settings)
+    trainer = quiet_trainer(max_epochs=2, callbacks=[before], limit_train_batches=8)
+    trainer.fit(program(), data)
+    trainer.save_checkpoint(saved)
+    suite = fit(program, data, epochs=4, callbacks=(callback(**settings),), resume=saved)
+    if callback is Repaired:
+        assert alarms(suite) == []
+        return
+    [finding] = [f for f in suite.findings if f.name == "weights-not-updated"]
+    assert finding.severity is Severity.WARNING
+    assert set(finding.places) == {"backbone.0.weight", "backbone.0.bias"}

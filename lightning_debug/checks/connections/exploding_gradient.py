@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients, LossCalls
+from lightning_debug.observation import Backward, Gradients, LossCalls
 from lightning_debug.trend import relative_gradients, trend
 
 
@@ -31,12 +32,16 @@ class ExplodingGradient(Check):
         leverage: Largest healthy product of gradient norm and weight norm, over the loss of a
             constant prediction (at least 1). The loss changes by a hundredth of this for a change
             of the weights by 1 %; even networks of a thousand layers stay below a thousand.
+        recurrence: Growth of the gradient from the last quarter of a sequence to the first.
+        recurrent_leverage: The leverage that this takes, too.
         history: Looks that make a median.
         patience: Looks in a row.
     """
 
     severity = Severity.ERROR
     symptom_of = (
+        "gradients-not-cleared",
+        "accumulation-not-scaled",
         "update-too-large",
         "weight-init-scale",
         "input-not-normalized",
@@ -51,8 +56,11 @@ class ExplodingGradient(Check):
     correlation: float = 0.7
     layers: int = 4
     leverage: float = 1e5
+    recurrence: float = 1e4
+    recurrent_leverage: float = 100.0
     history: int = 3
     patience: int = 2
+    _steps: tuple[str, float] = field(default=("", 0.0), init=False, repr=False)
     _chance: float = field(default=math.nan, init=False, repr=False)
     _norms: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
     _losses: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
@@ -64,16 +72,41 @@ class ExplodingGradient(Check):
             self._chance = sum(references)
         yield from ()
 
+    def on_backward(self, obs: Backward) -> Iterator[Finding]:
+        """Remember the recurrent layer in which the gradient grows most towards the first steps."""
+        growths = {flow.place: _growth(flow.norms) for flow in obs.recurrent}
+        place = max(growths, key=lambda name: growths[name], default="")
+        self._steps = (place, growths[place]) if place else ("", 0.0)
+        yield from ()
+
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """Compare with the other layers, with the steps before, and with the loss."""
         if not obs.stepped:
             return
         if math.isnan(self._chance) and math.isfinite(obs.loss):
             self._chance = abs(obs.loss)
-        ways = (self._over_depth, self._over_time, self._against_loss)
+        ways = (self._over_depth, self._over_time, self._against_loss, self._over_sequence)
         found = next((finding for way in ways for finding in way(obs)), None)
-        if found is not None:
-            yield found  # one of them is enough
+        if found is None:
+            return
+        place, growth = self._steps
+        if growth >= self.recurrence and not found.where.startswith(place):
+            message = f"{found.message} It grows {growth:.1e} times over the time steps of {place}."
+            found = replace(found, message=message)
+        yield found  # one of them is enough
+
+    def _over_sequence(self, obs: Gradients) -> Iterator[Finding]:
+        place, growth = self._steps
+        if growth < self.recurrence:
+            return
+        weights = math.sqrt(sum(g.weight_norm**2 for g in obs.parameters.values() if g.present))
+        # Small gradients may be made to grow by the loss itself: one that is discounted over time.
+        if obs.norm * weights / max(1.0, self._chance) > self.recurrent_leverage:
+            message = (
+                f"The gradient grows {growth:.1e} times from the last time steps of {place} to the"
+                f" first; its norm over all weights is {obs.norm:.1e}."
+            )
+            yield self.finding(obs, message, where=f"{place} over time", growth=growth)
 
     def _against_loss(self, obs: Gradients) -> Iterator[Finding]:
         gradients = [g for g in obs.parameters.values() if g.present]
@@ -118,3 +151,9 @@ class ExplodingGradient(Check):
         if math.isfinite(norm) and math.isfinite(obs.loss):
             norms.append(norm)
             losses.append(obs.loss)
+
+
+def _growth(norms: tuple[float, ...]) -> float:
+    """Return by how much a gradient grows from last to first; 0 where it does not all the way."""
+    steady = all(earlier > 2.0 * later > 0.0 for earlier, later in itertools.pairwise(norms))
+    return norms[0] / norms[-1] if steady and math.isfinite(norms[0]) else 0.0

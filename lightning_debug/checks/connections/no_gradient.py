@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients, Observation, RunEnd
+from lightning_debug.observation import (
+    Connections,
+    Gradients,
+    Observation,
+    ParameterGradient,
+    RunEnd,
+)
+from lightning_debug.wording import CUTS
 
 
 @dataclass(kw_only=True)
@@ -40,16 +47,24 @@ class NoGradient(Check):
     looks: int = 6
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
     _idle: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _backward: bool = field(default=True, init=False, repr=False)
+
+    def on_connections(self, obs: Connections) -> Iterator[Finding]:
+        """Remember whether backward has run at all: without it, none can have a gradient."""
+        self._backward = obs.backwards > 0
+        yield from ()
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the parameters without a gradient."""
         self._alive |= {n for n, g in obs.parameters.items() if g.present or g.ever}
+        if not self._backward and not any(g.present for g in obs.parameters.values()):
+            return
         for name, gradient in obs.parameters.items():
             if name in self._alive:
                 self._idle.pop(name, None)
             elif gradient.executed:
-                message = f"{name} is used in the forward pass but backward has never reached it."
-                yield self.finding(obs, message, where=name)
+                message = f"{name} is used in the forward pass but backward has never reached it"
+                yield self.finding(obs, f"{message}{_end(gradient)}.", where=name)
             else:
                 if not gradient.routed:
                     self._idle[name] = self._idle.get(name, 0) + 1
@@ -69,3 +84,12 @@ class NoGradient(Check):
             " requires_grad_(False)."
         )
         return self.finding(obs, message, where=name, patience=patience, fix=fix)
+
+
+def _end(gradient: ParameterGradient) -> str:
+    """Say where the graph of a parameter ends."""
+    if not gradient.cut:
+        return ""
+    where = f" at {gradient.cut_line}" if gradient.cut_line else ""
+    place = f" in {gradient.cut_place}" if gradient.cut_place else ""
+    return f": its output is cut off by {CUTS.get(gradient.cut, gradient.cut)}{where}{place}"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
+from lightning_debug.cures import cure, describe
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Activations, ModuleCall
+from lightning_debug.observation import Activations, ModuleCall, NonFiniteBirth
 
 
 @dataclass(kw_only=True)
@@ -17,7 +18,8 @@ class NonFiniteActivation(Check):
     Why: everything after that module is lost, and the step writes NaN into the weights.
 
     Silent when: the loss and the gradients stay finite all the same (masks of minus infinity);
-    a gradient scaler refuses the step. Names only the first module in order of execution.
+    a gradient scaler refuses the step; an earlier update has broken the weights. Names only the
+    first module in order of execution.
     """
 
     severity = Severity.ERROR
@@ -35,14 +37,24 @@ class NonFiniteActivation(Check):
     )
 
     _born: str = field(default="", init=False, repr=False)
+    _birth: NonFiniteBirth | None = field(default=None, init=False, repr=False)
+
+    def on_non_finite_birth(self, obs: NonFiniteBirth) -> Iterator[Finding]:
+        """Remember the operation that it comes from."""
+        self._birth = obs
+        yield from ()
 
     def on_activations(self, obs: Activations) -> Iterator[Finding]:
         """Find the first module whose output is not finite, the first time there is one."""
         first = next((call for call in obs.modules if not call.finite), None)
-        if first is not None and obs.harmful:
+        broken_before = first is not None and not first.parameters_finite and obs.step > 0
+        if first is not None and obs.harmful and not broken_before:
             # Later all weights are broken, and the first module to run tells nothing.
             self._born = self._born or first.place
-            yield self.finding(obs, self._explain(obs, first), where=self._born)
+            message, fix = self._explain(obs, first), ""
+            if self._birth is not None and self._birth.phase == "forward":
+                message, fix = message + describe(self._birth), cure(self._birth)
+            yield self.finding(obs, message, where=self._born, fix=fix)
 
     def _explain(self, obs: Activations, call: ModuleCall) -> str:
         message = f"The output of {call.place} ({call.kind}) is the first that is not finite."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
+from lightning_debug.cures import cure, describe
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Backward
+from lightning_debug.observation import Backward, NonFiniteBirth
 
 
 @dataclass(kw_only=True)
@@ -34,22 +35,34 @@ class NonFiniteGradient(Check):
         " x.norm().clamp_min(1e-8); inside torch.where make the unused branch safe as well."
     )
 
+    _traced: bool = field(default=False, init=False, repr=False)
+
+    def on_non_finite_birth(self, obs: NonFiniteBirth) -> Iterator[Finding]:
+        """Name the operation whose derivative is not finite."""
+        if obs.phase == "backward":
+            self._traced = True
+            message = f"The loss is finite, but not its gradient.{describe(obs)}"
+            where = obs.place or "training_step"
+            yield self.finding(obs, message, where=where, fix=cure(obs), function=obs.function)
+
     def on_backward(self, obs: Backward) -> Iterator[Finding]:
         """Name the module between a finite and a non-finite gradient."""
-        if not obs.broken or not obs.loss_finite or not obs.activations_finite or obs.skipped:
+        sound = obs.loss_finite and obs.activations_finite
+        if self._traced or not obs.broken or not sound or obs.skipped:
             return
         born = next((c for c in obs.calls if c.incoming_finite and not c.outgoing_finite), None)
         reached = next((c for c in obs.calls if not c.incoming_finite), None)
-        count = f"{len(obs.broken)} parameters have a gradient that is not finite."
+        broken = f"{len(obs.broken)} parameters have a gradient that is not finite."
         if born is not None:
             where = born.place
             message = (
-                f"{count} The gradient that enters {where} is finite, the one it returns is not."
+                f"{broken} The gradient that enters {where} is finite, the one it returns is not."
             )
         elif reached is not None:
             where = reached.place
-            message = f"{count} It is born behind the output of {where}, before the next module."
+            message = f"{broken} It is born behind the output of {where}, before the next module."
         else:
             where = obs.broken[-1]
-            message = f"{count} The last in model order is {where}."
-        yield self.finding(obs, message, where=where, parameters=float(len(obs.broken)))
+            message = f"{broken} The last in model order is {where}."
+        count = float(len(obs.broken))
+        yield self.finding(obs, message, where=where, parameters=count)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients
+from lightning_debug.observation import Connections, Gradients, RunStart, Stray
 
 
 @dataclass(kw_only=True)
@@ -32,9 +32,39 @@ class ParameterNotOptimized(Check):
     )
 
     patience: int = 3
+    _frozen: set[str] = field(default_factory=set, init=False, repr=False)
+    _strays: dict[str, Stray] = field(default_factory=dict, init=False, repr=False)
+
+    def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
+        """Remember what was frozen when the optimizers were built."""
+        self._frozen = {name for name, p in obs.parameters.items() if not p.trainable}
+        yield from ()
+
+    def on_connections(self, obs: Connections) -> Iterator[Finding]:
+        """Remember what optimizers hold that is no part of the model any more."""
+        self._strays = dict(obs.strays)
+        yield from ()
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the parameters that no optimizer holds."""
         for name in obs.orphans:
             message = f"{name} is trainable and gets gradients, but it is in no optimizer."
-            yield self.finding(obs, message, where=name)
+            stray = self._strays.get(name)
+            if name in self._frozen:
+                message += (
+                    " It was frozen when training started, and the optimizer was built without it."
+                )
+                yield self.finding(obs, message, where=name, fix=self._add)
+            elif stray is not None:
+                message += (
+                    f" {stray.optimizer} holds a tensor of shape {stray.shape} that is not part of"
+                    " the model: the layer was replaced after the optimizer was built."
+                )
+                yield self.finding(obs, message, where=name, held=str(stray.shape))
+            else:
+                yield self.finding(obs, message, where=name)
+
+    _add = (
+        "Call optimizer.add_param_group({'params': [...]}) where it is unfrozen, or hand all"
+        " parameters to the optimizer from the start: frozen ones are skipped."
+    )

@@ -38,7 +38,13 @@ class UpdateTooLarge(Check):
         recovery: Looks that the loss has to come back after a drastic step that raised it.
     """
 
-    symptom_of = ("exploding-gradient", "input-not-normalized", "loss-reduction")
+    symptom_of = (
+        "gradients-not-cleared",
+        "accumulation-not-scaled",
+        "exploding-gradient",
+        "input-not-normalized",
+        "loss-reduction",
+    )
     fix = (
         "Divide the learning rate of this group by 10, add warm-up if the first steps need it, and"
         " clip gradients if few steps are so large: Trainer(gradient_clip_val=1.0)."

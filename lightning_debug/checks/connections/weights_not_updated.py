@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import (
+    Connections,
     Gradients,
     Losses,
     Observation,
@@ -29,12 +30,16 @@ class WeightsNotUpdated(Check):
     Silent when: steps changed them before (a schedule that has come down to zero, a training
     that has converged to the last digit); a scheduler that starts at zero has not had an epoch
     to raise the rate; a scaler refuses the step; gradients accumulate (only steps of the
-    optimizer count); the gradient itself is zero.
+    optimizer count); the gradient itself is zero; a part is
+    frozen, unless it was in training when the run was interrupted; few weights are reset (a head,
+    a padding row), clamped, pruned, averaged or loaded once.
 
     Args:
         patience: Looks in a row.
         idle_patience: The same for an optimizer that makes no step while others do.
         batches: Fewest batches of a run after which an optimizer should have made a step.
+        rewrites: Epochs in a row that start with other weights than the one before had ended with.
+        share: Share of the weight matrices that have to be rewritten.
     """
 
     severity = Severity.ERROR
@@ -54,16 +59,24 @@ class WeightsNotUpdated(Check):
     patience: int = 5
     idle_patience: int = 15
     batches: int = 20
+    rewrites: int = 2
+    share: float = 0.5
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _changed: set[str] = field(default_factory=set, init=False, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _waiting: dict[str, ParameterUpdate] = field(default_factory=dict, init=False, repr=False)
     _first_epoch: int = field(default=-1, init=False, repr=False)
     _held: str = field(default="", init=False, repr=False)
+    _resumed: bool = field(default=False, init=False, repr=False)
+    _backward: bool = field(default=False, init=False, repr=False)
+    _trained: set[str] = field(default_factory=set, init=False, repr=False)
+    _drawn: int = field(default=0, init=False, repr=False)
+    _restored: int = field(default=0, init=False, repr=False)
     _batches: int = field(default=0, init=False, repr=False)
 
     def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
         """Remember whether there is anything to train."""
+        self._resumed = obs.resumed
         self._held = next(
             (p.optimizer for p in obs.parameters.values() if p.trainable and p.optimizer), ""
         )
@@ -73,6 +86,41 @@ class WeightsNotUpdated(Check):
         """Count the batches."""
         self._batches += len(obs.values)
         yield from ()
+
+    def on_connections(self, obs: Connections) -> Iterator[Finding]:
+        """Look for steps without any backward, and for weights rewritten between epochs."""
+        self._backward = self._backward or obs.backwards > 0
+        if not self._backward:
+            for use in obs.uses:
+                if use.empty:
+                    message = (
+                        f"{use.optimizer} makes steps without a gradient: backward has never run,"
+                        " because training_step returns no loss."
+                    )
+                    fix = "Return the loss from training_step: return loss."
+                    yield self.finding(obs, message, where=use.optimizer, fix=fix)
+        for rewrite in obs.rewrites:
+            self._drawn = self._drawn + 1 if rewrite.drawn > self.share else 0
+            self._restored = self._restored + 1 if rewrite.restored > self.share else 0
+            if max(self._drawn, self._restored) < self.rewrites:
+                continue
+            what = "are not correlated with those that the epoch before had ended with"
+            if self._restored > self._drawn:
+                what = "are exactly those that training had started with"
+            share = rewrite.restored if self._restored > self._drawn else rewrite.drawn
+            message = (
+                f"Epoch {rewrite.epoch} starts with weights that {what} ({share:.0%} of the weight"
+                " matrices), and so did the one before it: something that is no optimizer writes"
+                " new values, and what was learned is lost."
+            )
+            yield self.finding(
+                obs, message, where="epoch start", patience=1, fix=self._once, share=share
+            )
+
+    _once = (
+        "Initialise or load the weights once, in __init__ or setup(), and not in a hook that runs"
+        " every epoch."
+    )
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the parameters whose optimizer does not step."""
@@ -86,6 +134,11 @@ class WeightsNotUpdated(Check):
                 obs, message, where=name, patience=self.idle_patience, fix=self._step
             )
 
+    _thaw = (
+        "Unfreeze it when training is resumed: call requires_grad_(True) in on_train_start where"
+        " current_epoch is past the epoch of the unfreezing. If it is meant to stay frozen, ignore"
+        " this."
+    )
     _step = "Call step() of this optimizer in training_step, after manual_backward."
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
@@ -93,8 +146,18 @@ class WeightsNotUpdated(Check):
         if self._first_epoch < 0:
             self._first_epoch = obs.epoch
         for name, update in obs.parameters.items():
+            self._trained |= {name} if update.trainable else set()
             if update.lr > 0 and not update.trainable and update.changed == 0:
-                continue  # frozen on purpose, or by mistake: nothing here tells which
+                # On purpose, or by mistake: mostly, nothing here tells which.
+                if self._resumed and update.stateful and name not in self._trained:
+                    message = (
+                        f"{name} was trained before the checkpoint and is frozen since training was"
+                        f" resumed: the optimizer holds it at learning rate {update.lr:.3g}, with"
+                        " state from earlier steps, but it asks for no gradient."
+                    )
+                    warning = Severity.WARNING
+                    yield self.finding(obs, message, where=name, severity=warning, fix=self._thaw)
+                continue
             changed_before = name in self._changed
             self._changed.discard(name)
             self._changed |= {name} if update.changed else set()

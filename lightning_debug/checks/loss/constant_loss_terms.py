@@ -13,6 +13,22 @@ from lightning_debug.observation import LossTerm, LossTerms
 CUTS = ("detach", "__get__", "detach_", "requires_grad_")
 
 
+@dataclass
+class _Number:
+    """A number over the looks."""
+
+    last: float = math.nan
+    risen: bool = False
+    fallen: bool = False
+
+    def wavers(self, value: float) -> bool:
+        """Take in the next value; tell whether it has both risen and fallen."""
+        self.risen = self.risen or value > self.last
+        self.fallen = self.fallen or value < self.last
+        self.last = value
+        return self.risen and self.fallen
+
+
 @dataclass(kw_only=True)
 class ConstantLossTerms(Check):
     """A term is added to the loss, but no gradient goes from it to any parameter.
@@ -33,26 +49,25 @@ class ConstantLossTerms(Check):
     fix = "Compute the term from the model's output with differentiable functions only."
 
     patience: int = 3
-    _number: float = field(default=math.nan, init=False, repr=False)
-    _risen: bool = field(default=False, init=False, repr=False)
-    _fallen: bool = field(default=False, init=False, repr=False)
+    _numbers: list[_Number] = field(default_factory=list, init=False, repr=False)
     _trained: set[str] = field(default_factory=set, init=False, repr=False)
 
     def on_loss_terms(self, obs: LossTerms) -> Iterator[Finding]:
         """List the summands without a gradient."""
         self._trained |= {term.name for term in obs.terms if term.trained}
+        numbers = iter(range(len(obs.terms)))
         for term in obs.terms:
             if term.trained or term.name in self._trained or term.value == 0.0:
                 continue
             if term.cut == "item":
-                before, self._number = self._number, term.value
-                self._risen = self._risen or term.value > before
-                self._fallen = self._fallen or term.value < before
-                if not (self._risen and self._fallen):
+                position = next(numbers)
+                self._numbers += [_Number() for _ in range(position + 1 - len(self._numbers))]
+                if not self._numbers[position].wavers(term.value):
                     continue  # a fixed number is meant, and so is a schedule
             size = sum(abs(t.value) for t in obs.terms if t.total == term.total)
             share = abs(term.value) / size if size > 0 else 0.0
             cause, fix = _explain(term)
+            cause += f" at {term.cut_line}" if term.cut_line not in ("", term.line) else ""
             line = f" ({term.line})" if term.line else ""
             message = (
                 f"{term.name}{line} adds {term.value:.3g} to the loss ({share:.0%} of it) and"

@@ -39,6 +39,8 @@ class LossDiverging(Check):
 
     severity = Severity.ERROR
     symptom_of = (
+        "gradients-not-cleared",
+        "accumulation-not-scaled",
         "update-too-large",
         "exploding-gradient",
         "input-not-normalized",

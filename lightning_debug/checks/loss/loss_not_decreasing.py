@@ -70,6 +70,9 @@ class LossNotDecreasing(Check):
     """
 
     symptom_of = (
+        "unregistered-module",
+        "gradients-not-cleared",
+        "accumulation-not-scaled",
         "no-gradient",
         "parameter-not-optimized",
         "weights-not-updated",

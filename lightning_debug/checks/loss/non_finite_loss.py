@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
+from lightning_debug.cures import cure, describe
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Losses
+from lightning_debug.observation import Losses, NonFiniteBirth
 
 
 @dataclass(kw_only=True)
@@ -37,6 +38,13 @@ class NonFiniteLoss(Check):
         " (binary_cross_entropy_with_logits, log_softmax)."
     )
 
+    _birth: NonFiniteBirth | None = field(default=None, init=False, repr=False)
+
+    def on_non_finite_birth(self, obs: NonFiniteBirth) -> Iterator[Finding]:
+        """Remember the operation that it comes from."""
+        self._birth = obs
+        yield from ()
+
     def on_losses(self, obs: Losses) -> Iterator[Finding]:
         """Find the first loss that is not finite."""
         if obs.skipped:
@@ -47,7 +55,11 @@ class NonFiniteLoss(Check):
         step, value = bad[0]
         message = f"The loss is {value} from step {step} on."
         fix = self.fix
-        if obs.broken:
+        where = "loss"
+        if self._birth is not None and self._birth.step in (step, step - 1):
+            message += describe(self._birth)
+            fix, where = cure(self._birth), self._birth.place or "loss"
+        elif obs.broken:
             message += (
                 f" By now {len(obs.broken)} parameters are not finite, {obs.broken[0]} first."
             )
@@ -58,4 +70,4 @@ class NonFiniteLoss(Check):
             )
         elif obs.activations_finite:
             message += " All modules gave finite values, so the loss computation made it."
-        yield self.finding(obs, message, where="loss", fix=fix, first_step=step)
+        yield self.finding(obs, message, where=where, fix=fix, first_step=step)

@@ -61,3 +61,38 @@ def test_fires_where_a_long_chain_fades():
 )
 def test_silent(calls):
     assert not list(ActivationCollapse().on_activations(activations(*calls)))
+
+
+def tokens(*spreads):
+    calls, source, before = [], "", 0.9
+    for i, spread in enumerate(spreads):
+        call = module(f"net.{i}", positions=spread, input_positions=before, source=source)
+        calls.append(call)
+        source, before = f"net.{i}", spread
+    return activations(*calls)
+
+
+def test_fires_where_positions_become_one():
+    check = ActivationCollapse()
+    (finding,) = check.on_activations(tokens(0.4, 3e-2, 3e-5, 1e-7))
+    assert finding.message == (
+        "net.3 (Linear) gives the same output at every position of a sample (relative spread"
+        " 1.0e-07): the layers before it lose a spread of 9.0e-01 one after the other."
+    )
+    assert finding.where == "net.3 over positions"
+    assert "residual connection" in finding.fix
+    (again,) = check.on_activations(tokens(0.4, 3e-2, 3e-6, 1e-7))
+    assert again.where == finding.where
+
+
+@pytest.mark.parametrize(
+    "spreads",
+    [
+        pytest.param((0.4, 0.2, 0.1, 0.05), id="still apart"),
+        pytest.param((0.9, 0.8, 1e-7, 1e-7), id="pooled at once"),
+        pytest.param((0.4, 0.1, 1e-7, 1e-7), id="pooled after some mixing"),
+        pytest.param((math.nan, math.nan), id="no positions"),
+    ],
+)
+def test_silent_over_positions(spreads):
+    assert not list(ActivationCollapse().on_activations(tokens(*spreads)))

@@ -4,7 +4,7 @@ import pytest
 
 from lightning_debug.checks.connections.exploding_gradient import ExplodingGradient
 from lightning_debug.finding import Severity
-from lightning_debug.observation import LossCall, LossCalls
+from lightning_debug.observation import Backward, LossCall, LossCalls, RecurrentFlow
 from tests.build_updates import gradients, layers, told
 
 
@@ -73,3 +73,40 @@ def test_optimizers_have_their_own_history():
     for pair in zip(actor, critic, strict=True):
         for obs in pair:
             assert told(check, obs) == []
+
+
+def back(*norms):
+    return Backward(recurrent=(RecurrentFlow(place="rnn", norms=norms),))
+
+
+def weights(norm, weight_norm=10.0):
+    return gradients({"rnn.weight": {"norm": norm, "weight_norm": weight_norm}}, loss=1.0)
+
+
+def test_fires_over_the_steps_of_a_sequence():
+    [finding] = told(ExplodingGradient(), back(1e3, 50.0, 2.0, 0.05), weights(200.0))
+    assert finding.where == "rnn over time"
+    assert finding.message == (
+        "The gradient grows 2.0e+04 times from the last time steps of rnn to the first; its norm"
+        " over all weights is 2.0e+02."
+    )
+
+
+def test_says_so_where_it_has_exploded_against_the_loss():
+    [finding] = told(ExplodingGradient(), back(1e6, 1e3, 2.0, 0.05), weights(1e5))
+    assert finding.where == "Adam"
+    assert finding.message.endswith("It grows 2.0e+07 times over the time steps of rnn.")
+
+
+@pytest.mark.parametrize(
+    ("norms", "norm"),
+    [
+        pytest.param((1.0, 1e-3, 1e-5, 1e-7), 0.5, id="discounted loss"),
+        pytest.param((1e3, 2.0, 2.0, 0.05), 200.0, id="all of it at one step"),
+        pytest.param((1e3, 0.0, 0.0, 0.0), 200.0, id="a loss on the first steps"),
+        pytest.param((3.0, 2.0, 1.0, 0.5), 200.0, id="grows a little"),
+        pytest.param((1e-9, 1e-6, 1e-3, 1.0), 200.0, id="vanishes"),
+    ],
+)
+def test_silent_over_the_steps_of_a_sequence(norms, norm):
+    assert told(ExplodingGradient(), back(*norms), weights(norm)) == []

@@ -2,7 +2,7 @@ import pytest
 
 from lightning_debug.checks.connections.no_gradient import NoGradient
 from lightning_debug.finding import Severity
-from lightning_debug.observation import RunEnd
+from lightning_debug.observation import Connections, RunEnd
 from tests.build_updates import gradients, told
 
 NONE = {"present": False, "largest": 0.0, "norm": 0.0}
@@ -16,6 +16,15 @@ def test_fires_behind_a_cut():
     assert finding.where == "net.0.weight"
     assert finding.severity is Severity.ERROR
     assert ".detach()" in finding.fix
+
+
+def test_says_where_the_graph_ends():
+    cut = {**NONE, "cut": "item", "cut_line": "model.py:41", "cut_place": "net"}
+    [finding] = told(NoGradient(), gradients({"head.weight": {}, "net.0.weight": cut}))
+    assert finding.message == (
+        "net.0.weight is used in the forward pass but backward has never reached it: its output is"
+        " cut off by .item() at model.py:41 in net."
+    )
 
 
 def test_fires_for_a_module_that_never_runs():
@@ -71,3 +80,8 @@ def test_waits_longer_where_a_module_did_not_run():
 )
 def test_silent(observations):
     assert told(NoGradient(), *observations) == []
+
+
+def test_silent_where_backward_has_not_run():
+    skipped = Connections(backwards=0)
+    assert told(NoGradient(), skipped, gradients({"net.0.weight": NONE})) == []

@@ -29,3 +29,21 @@ def test_fires():
 )
 def test_silent(observations):
     assert told(UpdateTooSmall(), *observations) == []
+
+
+def test_waits_for_a_warm_up_that_rises_once_an_epoch():
+    rising = updates({"a.weight": {"update_rms": 1e-9, "lr": 1e-8, "base_lr": 1e-3}})
+    (finding,) = UpdateTooSmall().on_updates(rising)
+    assert finding.patience == UpdateTooSmall().warm_patience
+    full = updates({"a.weight": {"update_rms": 1e-9, "lr": 1e-8, "base_lr": 1e-8}})
+    (finding,) = UpdateTooSmall().on_updates(full)
+    assert finding.patience == 0
+    assert "its learning rate is 1e-08" in finding.message
+
+
+def test_does_not_wait_for_a_rate_that_falls():
+    check = UpdateTooSmall()
+    for lr in (1e-8, 1e-9, 1e-9):
+        obs = updates({"a.weight": {"update_rms": 1e-9, "lr": lr, "base_lr": 1e-3}})
+        found = list(check.on_updates(obs))
+    assert found[0].patience == 0

@@ -2,7 +2,8 @@ import pytest
 
 from lightning_debug.checks.connections.weights_not_updated import WeightsNotUpdated
 from lightning_debug.finding import Severity
-from lightning_debug.observation import RunEnd
+from lightning_debug.observation import Connections, GradientUse, Rewrite, RunEnd
+from tests.build_observations import run_start
 from tests.build_updates import told, updates
 
 STUCK = {"changed": 0, "update_rms": 0.0}
@@ -67,4 +68,91 @@ def test_fires_when_a_schedule_stays_at_zero_to_the_end():
     ],
 )
 def test_silent(observations):
+    assert told(WeightsNotUpdated(), *observations) == []
+
+
+def rewritten(epoch, **changes):
+    return Connections(epoch=epoch, rewrites=(Rewrite(epoch=epoch, **changes),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param(
+            {"drawn": 1.0},
+            "Epoch 2 starts with weights that are not correlated with those that the epoch before"
+            " had ended with (100% of the weight matrices)",
+            id="drawn anew",
+        ),
+        pytest.param(
+            {"restored": 0.75},
+            "Epoch 2 starts with weights that are exactly those that training had started with"
+            " (75% of the weight matrices)",
+            id="loaded again",
+        ),
+    ],
+)
+def test_fires_where_epochs_start_anew(changes, says):
+    check = WeightsNotUpdated()
+    [finding] = told(check, rewritten(1, **changes), rewritten(2, **changes))
+    assert finding.message.startswith(says)
+    assert finding.patience == 1
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        pytest.param([rewritten(1, drawn=1.0)], id="once"),
+        pytest.param([rewritten(1, drawn=1.0), rewritten(2), rewritten(3, drawn=1.0)], id="twice"),
+        pytest.param([rewritten(e, drawn=0.3, restored=0.3) for e in range(5)], id="few of them"),
+    ],
+)
+def test_silent_between_epochs(observations):
+    assert told(WeightsNotUpdated(), *observations) == []
+
+
+STEP = Connections(uses=(GradientUse(optimizer="Adam", empty=True),), backwards=0)
+
+
+def test_fires_without_a_loss():
+    [finding] = told(WeightsNotUpdated(), STEP)
+    assert finding.message == (
+        "Adam makes steps without a gradient: backward has never run, because training_step"
+        " returns no loss."
+    )
+
+
+def test_a_batch_that_is_skipped_is_fine():
+    assert told(WeightsNotUpdated(), Connections(), STEP) == []
+
+
+FROZEN = {**STUCK, "trainable": False, "stateful": True, "driven": 0}
+
+
+def test_warns_of_what_a_resumed_run_froze():
+    start, step = run_start(resumed=True), updates({"body.weight": FROZEN})
+    [finding] = told(WeightsNotUpdated(), start, step)
+    assert finding.severity is Severity.WARNING
+    assert finding.message == (
+        "body.weight was trained before the checkpoint and is frozen since training was resumed:"
+        " the optimizer holds it at learning rate 0.001, with state from earlier steps, but it"
+        " asks for no gradient."
+    )
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        pytest.param([run_start(), updates({"w": FROZEN})], id="not resumed"),
+        pytest.param(
+            [run_start(resumed=True), updates({"w": {**FROZEN, "stateful": False}})],
+            id="never trained",
+        ),
+        pytest.param(
+            [run_start(resumed=True), updates({"w": {}}), updates({"w": FROZEN})],
+            id="frozen in this run",
+        ),
+    ],
+)
+def test_silent_on_what_is_frozen(observations):
     assert told(WeightsNotUpdated(), *observations) == []

@@ -76,3 +76,15 @@ def test_silent_where_the_term_has_a_gradient_at_times():
 @pytest.mark.parametrize("values", [(0.5,) * 5, (0.5, 0.4, 0.3, 0.3)], ids=["fixed", "scheduled"])
 def test_a_number_that_is_meant(values):
     assert not show(ConstantLossTerms(), *values)
+
+
+def test_names_the_line_of_the_cut():
+    (finding,) = ConstantLossTerms().on_loss_terms(look(cut("detach", cut_line="net.py:3")))
+    assert finding.message.endswith("its gradient was cut by .detach() or .data at net.py:3.")
+
+
+def test_two_fixed_numbers_do_not_waver():
+    check = ConstantLossTerms()
+    for _ in range(4):
+        found = list(check.on_loss_terms(look(cut("item", value=0.5), cut("item", value=1.0))))
+    assert found == []

@@ -1,0 +1,1 @@
+"""What should be settled before anything is trained for long."""

@@ -1,0 +1,144 @@
+"""Values that autograd takes for constants, recorded and given again.
+
+A finite difference moves everything; autograd does not look behind ``detach`` or ``no_grad``. So
+that the two answer the same question, what was cut off in the first run keeps its value in the
+others: straight-through estimators, stop-gradients, targets of a teacher, loss weights read with
+``item()`` and choices made by comparison are then what they are for autograd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
+
+from lightning_debug.experiments.batches import duplicate
+from lightning_debug.experiments.replica import NotApplicableError
+from lightning_debug.taps.statistics import tensors_in
+
+READS = frozenset(
+    """item __float__ __int__ __bool__ __index__ tolist equal allclose is_nonzero""".split()
+)
+HOOKS = frozenset(["register_hook"])
+OURS = frozenset(["requires_grad_", "backward", "retain_grad", "register_hook"])
+
+
+Applied = Callable[[type[Function], tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
+
+
+@dataclass
+class _Cut:
+    name: str
+    value: Any
+    alias: Tensor | None = None
+
+    @property
+    def edited(self) -> bool:
+        """Tell whether something was written through an alias that autograd does not see."""
+        return self.alias is not None and self.alias._version > 0
+
+
+class Cuts(TorchFunctionMode):
+    """Records the values that were cut off from the graph, in order; then gives them again.
+
+    Args:
+        applied: Told of every custom function that is applied while recording: its class, its
+            arguments, and how to run it.
+
+    Attributes:
+        hooked: Whether a hook on a gradient was registered on the way.
+    """
+
+    def __init__(self, applied: Applied | None = None) -> None:
+        super().__init__()
+        self.applied = applied
+        self.hooked = False
+        self._cuts: list[_Cut] = []
+        self._position = 0
+        self._replaying = False
+        self._paused = 0
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what is cut off inside."""
+        self._cuts, self._replaying = [], False
+        with self._around_functions(), self:
+            yield
+
+    @contextlib.contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Give the recorded values again, in the same order."""
+        self._position, self._replaying = 0, True
+        with self._around_functions(), self:
+            yield
+
+    @contextlib.contextmanager
+    def _around_functions(self) -> Iterator[None]:
+        """Leave alone what runs inside custom functions: their forward has no graph by design."""
+        base: Any = Function.__mro__[1]
+
+        def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+            def run() -> Any:
+                self._paused += 1
+                try:
+                    return super(base, cls).apply(*args, **kwargs)  # type: ignore[misc]
+                finally:
+                    self._paused -= 1
+
+            if self._replaying or self.applied is None:
+                return run()
+            return self.applied(cls, args, kwargs, run)
+
+        # On the base, because programs keep ``MyFunction.apply`` itself.
+        base.apply = classmethod(apply)
+        try:
+            yield
+        finally:
+            del base.apply
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the function; what it cuts off comes from the first run."""
+        kwargs = kwargs or {}
+        inputs = list(tensors_in((args, kwargs)))
+        attached = any(tensor.requires_grad for tensor in inputs)
+        out = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        self.hooked = self.hooked or name in HOOKS
+        if self._paused or not attached or name in OURS:
+            return out
+        if name in READS:
+            return self._kept(name, out)
+        outputs = list(tensors_in(out, depth=1))
+        if not outputs or any(tensor.requires_grad for tensor in outputs):
+            return out
+        if any(o is i for o in outputs for i in inputs):
+            kept = self._kept(name, out)
+            if self._replaying:
+                with torch.no_grad():
+                    for old, new in zip(outputs, tensors_in(kept, depth=1), strict=True):
+                        old.copy_(new)
+            return out
+        alias = out if func == Tensor.data.__get__ else None  # type: ignore[attr-defined]
+        return self._kept(name, out, alias)
+
+    def _kept(self, name: str, value: Any, alias: Tensor | None = None) -> Any:
+        if not self._replaying:
+            self._cuts.append(_Cut(name, duplicate(value), alias))
+            return value
+        if self._position >= len(self._cuts) or self._cuts[self._position].name != name:
+            raise NotApplicableError("the step takes another way when weights change a little")
+        cut = self._cuts[self._position]
+        self._position += 1
+        return value if cut.edited else duplicate(cut.value)

@@ -1,0 +1,255 @@
+"""Gradients against finite differences: of the loss, of custom functions, of modules."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_debug.experiments.batches import duplicate, take
+from lightning_debug.experiments.calls import Call, Recorder
+from lightning_debug.experiments.cuts import Cuts
+from lightning_debug.experiments.differences import STEPS, Slope, directions, slope
+from lightning_debug.experiments.functions import Application, Applications, slopes, surrogate
+from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.observation import FunctionGradient, GradientCheck
+from lightning_debug.taps.statistics import tensors_in
+
+SAMPLES = 4
+DIRECTIONS = 3
+SECONDS = 5.0
+WRONG = 1e-3
+MOST_MODULES = 40
+MOST_LOSSES = 3
+
+
+def check(replica: Replica, batch: Any, *, step: int, epoch: int) -> GradientCheck:
+    """Compare gradients with central differences, in float64, on a few samples of a batch.
+
+    Dropout and other noise are the same in every evaluation, values that are cut off from the
+    graph stay what they were (:class:`Cuts`), and a difference counts only where two step sizes
+    agree, which excludes kinks. Every ``autograd.Function`` is checked on its own; where the loss
+    as a whole is wrong and no function is, the innermost module with a wrong gradient is named.
+
+    Source: Stanford CS231n, "Gradient checks", https://cs231n.github.io/neural-networks-3/
+
+    Raises:
+        NotApplicableError: If the loss cannot be evaluated again and again.
+    """
+    whole = _Whole(replica, batch)
+    functions = [_judged(application) for application in whole.applications]
+    found = whole.judged(_excuse(whole, functions))
+    culprit = any(f.error > WRONG and not f.surrogate for f in functions)
+    if found.error > WRONG and not found.surrogate and not culprit:
+        functions += _modules(replica, whole.calls)
+    return GradientCheck(step=step, epoch=epoch, whole=found, functions=tuple(functions))
+
+
+class _Whole:
+    """The losses of a training step as one function of the parameters."""
+
+    def __init__(self, replica: Replica, batch: Any) -> None:
+        self._replica = replica
+        self.parameters = list(replica.parameters.values())
+        if not self.parameters or any(p.is_complex() for p in self.parameters):
+            raise NotApplicableError("no real parameter asks for a gradient")
+        started = time.monotonic()
+        for few in (take(batch, SAMPLES), batch):
+            try:
+                self._record(few)
+                break
+            except NotApplicableError as error:
+                reason = error
+        else:
+            raise reason
+        seconds = time.monotonic() - started
+        if seconds * 2 * len(STEPS) * DIRECTIONS * len(self._values) > SECONDS:
+            raise NotApplicableError(f"the training step takes {seconds:.1f} s")
+        again = self._evaluate(self.at)
+        for one, other in zip(again, self._values, strict=True):
+            if not math.isclose(one, other, rel_tol=1e-12):
+                raise NotApplicableError("the step gives another loss when it is run again")
+
+    @property
+    def hooked(self) -> bool:
+        """Tell whether hooks may change gradients on the way."""
+        modules = self._replica.module.modules()
+        return self._cuts.hooked or any(m._backward_hooks or m._backward_pre_hooks for m in modules)
+
+    def judged(self, surrogate: str) -> FunctionGradient:
+        """Measure the derivatives of each loss; the one that is most wrong speaks for all."""
+        found = [
+            _named(self._slopes(number), "loss", surrogate=surrogate)
+            for number in range(len(self._values))
+        ]
+        return max(found, key=lambda one: -1.0 if math.isnan(one.error) else one.error)
+
+    def _slopes(self, number: int) -> list[Slope]:
+        """Measure the derivative of one of the losses along random directions."""
+        gradients = self._gradients[number]
+        return [
+            slope(lambda x: self._evaluate(x)[number], self._values[number], self.at, gradients, d)
+            for d in _directions(self.at, gradients)
+        ]
+
+    def _record(self, batch: Any) -> None:
+        self._batch = batch
+        recorder = Recorder(self._replica)
+        self.applications = Applications(recorder)
+        self._cuts = Cuts(self.applications.hear)
+        with recorder, self._cuts.recording():
+            losses = self._replica.losses(batch)
+        self.calls = recorder.calls
+        before = [values for tensor, values in self._replica.started() if tensor.requires_grad]
+        now = [p.detach() for p in self.parameters]
+        if any(not torch.equal(p, q) for p, q in zip(now, before, strict=True)):
+            raise NotApplicableError("the step itself changes the weights")
+        if not losses:
+            raise NotApplicableError("the step gives no loss with a graph")
+        # One by one: what is frozen for one loss may be trained by the next.
+        losses = losses[:MOST_LOSSES]
+        self._values = [float(loss.detach()) for loss in losses]
+        if not all(map(math.isfinite, self._values)):
+            raise NotApplicableError("the loss is not finite")
+        self.at = [p.detach().clone() for p in self.parameters]
+        self._gradients = [_gradients(loss, self.parameters) for loss in losses]
+
+    def _evaluate(self, values: Sequence[Tensor]) -> list[float]:
+        with self._replica.moved(self.parameters, values), self._cuts.replaying():
+            losses = self._replica.losses(self._batch)
+        if len(losses) < len(self._values):
+            raise NotApplicableError("the step takes another way when weights change a little")
+        return [float(loss.detach()) for loss in losses[: len(self._values)]]
+
+
+def _judged(application: Application) -> FunctionGradient:
+    """Check one function on its own."""
+    name, place, line = application.function.__name__, application.place, application.line
+    try:
+        measured = slopes(application)
+        found = _named(measured, name, place=place, line=line)
+        if found.error <= WRONG:
+            return found
+        rough = "rough" if math.isnan(found.error) else ""
+        return _named(measured, name, surrogate(application) or rough, place, line)
+    except Exception as error:  # the user's function: whatever it raises on other numbers
+        reason = f"it cannot be applied again ({type(error).__name__})"
+        return FunctionGradient(name=name, place=place, line=line, surrogate=reason)
+
+
+def _excuse(whole: _Whole, functions: Sequence[FunctionGradient]) -> str:
+    """Say why the gradient of the loss is not its derivative, on purpose."""
+    if whole.hooked:
+        return "hook"
+    return next((f.surrogate for f in functions if f.surrogate), "")
+
+
+def _modules(replica: Replica, calls: Sequence[Call]) -> Iterator[FunctionGradient]:
+    """Yield the innermost module whose gradient is wrong, if one is."""
+    for call in sorted(calls, key=lambda call: -call.depth)[:MOST_MODULES]:
+        try:
+            measured = _module_slopes(replica, call)
+        except (NotApplicableError, RuntimeError):
+            continue
+        found = _named(measured, type(call.module).__name__, place=call.path)
+        if found.error > WRONG:
+            yield found
+            return
+
+
+def _module_slopes(replica: Replica, call: Call) -> list[Slope]:
+    """Measure the derivative of one module with respect to its inputs and parameters."""
+    cuts = Cuts()
+    parameters = [p for p in call.module.parameters() if p.requires_grad]
+    inputs = [t for t in tensors_in((call.args, call.kwargs)) if t.is_floating_point()]
+    at = [*(p.detach().clone() for p in parameters), *inputs]
+
+    def run(values: Sequence[Tensor]) -> Tensor:
+        moved, given = values[: len(parameters)], iter(values[len(parameters) :])
+        args, kwargs = _replaced((call.args, call.kwargs), given)
+        with replica.moved(parameters, [m.detach() for m in moved]):
+            out = replica.run(call.module, args, kwargs, copies=False)
+        outputs = [t for t in tensors_in(out) if t.is_floating_point()]
+        weights = torch.Generator().manual_seed(1)
+        return torch.stack(
+            [
+                (o * torch.randn(o.shape, generator=weights, dtype=o.dtype).to(o.device)).sum()
+                for o in outputs
+            ]
+        ).sum()
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    with cuts.recording():
+        total = run([*at[: len(parameters)], *(leaf * 1.0 for leaf in leaves)])
+    if not total.requires_grad:
+        return []
+    gradients = _gradients(total, [*parameters, *leaves])
+
+    def evaluate(values: Sequence[Tensor]) -> float:
+        started = [v.clone().requires_grad_() for v in values[len(parameters) :]]
+        with cuts.replaying():
+            out = run([*values[: len(parameters)], *(s * 1.0 for s in started)])
+        return float(out.detach())
+
+    value = float(total.detach())
+    return [slope(evaluate, value, at, gradients, d) for d in _directions(at, gradients)]
+
+
+def _directions(at: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return random directions that leave alone what has no gradient, such as a padding row."""
+    return [
+        [
+            torch.where(g != 0, move, torch.zeros_like(move))
+            for move, g in zip(d, gradients, strict=True)
+        ]
+        for d in directions(at, DIRECTIONS)
+    ]
+
+
+def _replaced(value: Any, given: Iterator[Tensor]) -> Any:
+    """Put other tensors in the place of the floating-point ones, in order."""
+    if isinstance(value, Tensor):
+        return next(given) if value.is_floating_point() else duplicate(value)
+    if type(value) in (tuple, list):
+        return type(value)(_replaced(item, given) for item in value)
+    if type(value) is dict:
+        return {key: _replaced(item, given) for key, item in value.items()}
+    return value
+
+
+def _gradients(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient, by backward: what is recomputed in it knows no other way."""
+    for leaf in leaves:
+        leaf.grad = None
+    try:
+        total.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # torch's
+    except RuntimeError as error:
+        raise NotApplicableError(f"backward fails on a copy: {error}") from error
+    found = [torch.zeros_like(x) if x.grad is None else x.grad.to_dense() for x in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    return found
+
+
+def _named(
+    measured: Sequence[Slope], name: str, surrogate: str = "", place: str = "", line: str = ""
+) -> FunctionGradient:
+    """Sum up the derivatives in several directions: the one in the middle speaks for all."""
+    settled = sorted((s for s in measured if math.isfinite(s.error)), key=lambda s: s.error)
+    if len(settled) * 2 <= len(measured) or not settled:
+        return FunctionGradient(name=name, place=place, line=line, surrogate=surrogate)
+    middle = settled[len(settled) // 2]
+    return FunctionGradient(
+        name=name,
+        place=place,
+        line=line,
+        error=median(s.error for s in settled),
+        numeric=middle.numeric,
+        analytic=middle.analytic,
+        surrogate=surrogate,
+    )

@@ -1,0 +1,154 @@
+"""Which experiments are made on a copy of the model, and when."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from lightning_debug.containment import Containment
+from lightning_debug.experiments import gradients, provenance
+from lightning_debug.experiments.future import future
+from lightning_debug.experiments.inputs import inputs
+from lightning_debug.experiments.mixing import mixing
+from lightning_debug.experiments.padding import padding
+from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.observation import (
+    BatchMixing,
+    FutureLeak,
+    GradientCheck,
+    InputUse,
+    Observation,
+    PaddingUse,
+)
+
+log = logging.getLogger("lightning_debug")
+BURN_IN = 50
+BUDGET = 10.0
+
+
+class Probe(Protocol):
+    """Tries something on a replica of the model, with a batch of training data.
+
+    Raises:
+        NotApplicableError: If it tells nothing about this model.
+    """
+
+    def __call__(self, replica: Replica, batch: Any, *, step: int, epoch: int) -> Observation:
+        """Return what was seen."""
+
+
+PROBES: Mapping[type[Observation], Probe] = {
+    GradientCheck: gradients.check,
+    BatchMixing: mixing,
+    FutureLeak: future,
+    PaddingUse: padding,
+    InputUse: inputs,
+}
+
+
+class Probes:
+    """Makes the experiments twice in a run: before the first update, and after a burn-in.
+
+    Some bugs hide in initial weights, as with branches that start at zero, and some only there.
+
+    Args:
+        model: The module that is trained, never changed.
+        optimizers: Its optimizers.
+        updates: Updates that the run will make; the burn-in is at most half of them.
+        budget: Seconds after which no further experiment is started, each time.
+        precision: Gives the context in which the training step runs, such as autocast.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizers: Sequence[Optimizer],
+        *,
+        updates: float = float("inf"),
+        budget: float = BUDGET,
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._model = model
+        self._optimizers = optimizers
+        self._budget = budget
+        self._precision = precision
+        self._born = False
+        self._waits = [0, int(min(BURN_IN, updates // 2))]
+        self._start: int | None = None
+
+    def due(self, step: int) -> bool:
+        """Tell whether it is time, after this many updates."""
+        if self._start is None:
+            self._start = step
+        return bool(self._waits) and step - self._start >= self._waits[0]
+
+    def run(
+        self,
+        batch: Any,
+        step: int,
+        epoch: int,
+        *,
+        wants: Callable[[type[Observation]], bool],
+        contain: Containment,
+    ) -> Iterator[Observation]:
+        """Make the experiments that somebody asks for; those that cannot be made say why.
+
+        Args:
+            batch: What the training step is about to get.
+            step: Optimizer updates made so far.
+            epoch: Epoch, counted from 0.
+            wants: Tells whether a kind of observation is asked for.
+            contain: Switches off the experiment that fails for a reason of ours.
+        """
+        while self._waits and self.due(step):
+            self._waits.pop(0)
+        working = {k: probe for k, probe in PROBES.items() if contain.works(_part(k))}
+        wanted = {kind: probe for kind, probe in working.items() if wants(kind)}
+        if not wanted:
+            return
+        end = time.monotonic() + self._budget
+        try:
+            replica = Replica(self._model, self._optimizers)
+        except NotApplicableError as reason:
+            yield from (_skipped(kind, step, epoch, str(reason)) for kind in wanted)
+            return
+        for kind, probe in wanted.items():
+            if time.monotonic() > end:
+                yield _skipped(kind, step, epoch, "the time for experiments was used up")
+                continue
+            replica.evaluating = False
+            with contain(_part(kind)):
+                try:
+                    with replica.working():
+                        obs = probe(replica, batch, step=step, epoch=epoch)
+                except NotApplicableError as reason:
+                    obs = _skipped(kind, step, epoch, str(reason))
+                yield obs
+
+    def birth(self, batch: Any, step: int, epoch: int) -> Observation | None:
+        """Find the operation that makes NaN of a batch, the first time that there is one."""
+        if self._born:
+            return None
+        self._born = True
+        try:
+            replica = Replica(self._model, self._optimizers, dtype=None)
+            with replica.working(), self._precision():
+                return provenance.birth(replica, batch, step=step, epoch=epoch)
+        except NotApplicableError as reason:
+            log.info("lightning_debug: NaN at step %d is not traced: %s", step, reason)
+            return None
+
+
+def _part(kind: type[Observation]) -> str:
+    return f"the experiment {kind.__name__}"
+
+
+def _skipped(kind: type[Observation], step: int, epoch: int, reason: str) -> Observation:
+    log.info("lightning_debug: no %s at step %d: %s", kind.__name__, step, reason)
+    return kind(step=step, epoch=epoch, skipped=reason)  # type: ignore[call-arg]

@@ -1,0 +1,400 @@
+"""A copy of the user's module, on which its training step can be run at no risk to the run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import random
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_debug.experiments.batches import NotApplicableError as NotApplicableError
+from lightning_debug.experiments.batches import duplicate, widened
+from lightning_debug.experiments.isolation import isolated, seed
+from lightning_debug.experiments.stand_ins import Mute, OptimizerStandIn, TrainerStandIn
+from lightning_debug.taps.statistics import tensors_in
+
+# Parameters, gradients, a snapshot and the work itself, all in float64.
+COPIES = 10
+SEED = 1
+DATA = (Dataset, DataLoader, Sampler)
+# What torch keeps on a module: hooks, children. Its mode is state.
+OWN = frozenset(vars(Module())) - {"training"}
+NARROW = frozenset([torch.float16, torch.bfloat16, torch.float32])
+
+
+class Replica:
+    """A deep copy of a module with a ``training_step``, cut off from everything around it.
+
+    Its trainer tells what the real one tells and does nothing; its optimizers do not step; what
+    it logs goes nowhere. It never touches a tensor of the original: a step that would, because
+    something in it cannot be copied, is stopped before it does.
+
+    Args:
+        model: A LightningModule, or any module with a ``training_step``.
+        optimizers: Its optimizers, in the order in which it asks for them.
+        dtype: Of its floating-point parameters, buffers and data; None: as they are.
+
+    Attributes:
+        evaluating: Whether it runs in eval mode.
+        seed: Of all random generators, at the start of each run.
+
+    Raises:
+        NotApplicableError: If it cannot be copied, or memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizers: Sequence[Optimizer] = (),
+        dtype: torch.dtype | None = torch.float64,
+    ) -> None:
+        _require_memory(model)
+        self.dtype = dtype
+        self.evaluating = False
+        self.seed = SEED
+        self._originals = {id(t) for t in (*model.parameters(), *model.buffers())}
+        memo: dict[int, Any] = {}
+        try:
+            self.module = copy.deepcopy(model, _prepared(model, memo))
+            _rebind(self.module, memo)
+        except Exception as error:
+            raise NotApplicableError(f"the model cannot be copied: {error}") from error
+        if dtype is not None:
+            _widen(self.module, dtype)
+        for module in self.module.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.grad = None
+        copied = dict(zip(map(id, model.parameters()), self.module.parameters(), strict=True))
+        self._optimizers = [OptimizerStandIn(o, copied) for o in optimizers]
+        self._heard: list[Tensor] = []
+        self._moved: list[tuple[Tensor, Tensor]] = []
+        self._detach_from(model)
+        self._snapshot = _Snapshot(self.module)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the parameters that are trained, by name."""
+        return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+
+    @property
+    def optimizers(self) -> Sequence[OptimizerStandIn]:
+        """Return the stand-ins for the optimizers."""
+        return self._optimizers
+
+    def paths(self) -> dict[int, str]:
+        """Return the path of each module of the copy by identity."""
+        return {id(module): path for path, module in self.module.named_modules()}
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Isolate what is done with the replica from the process; needed by all that follows."""
+        with isolated(self.dtype), _Guard(self._originals, self.dtype):
+            yield
+
+    def restore(self) -> None:
+        """Bring weights, buffers, modes and counters back to what they were when copied."""
+        self._snapshot.restore()
+        if self.evaluating:
+            self.module.eval()
+        with torch.no_grad():
+            for parameter, values in self._moved:
+                parameter.copy_(values)
+        seed(self.seed)
+
+    @contextlib.contextmanager
+    def moved(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+        """Start from other values for some parameters, in all that is run inside."""
+        self._moved = list(zip(parameters, values, strict=True))
+        try:
+            yield
+        finally:
+            self._moved = []
+
+    def losses(self, batch: Any, *, index: int = 0) -> list[Tensor]:
+        """Run the training step once, from the state that was copied.
+
+        Returns:
+            The losses that it would call backward on, with their graphs.
+
+        Raises:
+            NotApplicableError: If it fails, or reaches for something of the original.
+        """
+        self.restore()
+        self._heard.clear()
+        step: Callable[..., Any] = self.module.training_step  # type: ignore[assignment]
+        data = duplicate(batch) if self.dtype is None else widened(duplicate(batch), self.dtype)
+        alone = len(inspect.signature(step).parameters) == 1
+        try:
+            out = step(data) if alone else step(data, index)
+        except Exception as error:
+            raise NotApplicableError(f"the training step fails on a copy: {error}") from error
+        loss = out.get("loss") if isinstance(out, Mapping) else out
+        losses = list(self._heard)
+        if isinstance(loss, Tensor) and not any(loss is heard for heard in losses):
+            losses.append(loss)
+        self._heard.clear()
+        return [x.mean() for x in losses if x.requires_grad]
+
+    def started(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the tensors of the copy, each with the values from which every run starts."""
+        return self._snapshot.tensors
+
+    def run(
+        self,
+        module: Module,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        copies: bool = True,
+    ) -> Any:
+        """Run one module of the copy again, from the state that was copied.
+
+        Args:
+            module: The module.
+            args: What it takes.
+            kwargs: What it takes by name.
+            copies: Whether to hand it copies of them, without their graphs.
+        """
+        self.restore()
+        try:
+            if copies:
+                args, kwargs = duplicate(tuple(args)), duplicate(dict(kwargs))
+            return module(*args, **kwargs)
+        except Exception as error:
+            raise NotApplicableError(
+                f"{type(module).__name__} fails on its own: {error}"
+            ) from error
+
+    def _detach_from(self, model: Module) -> None:
+        """Give the copy stand-ins for whatever reaches out of the module."""
+        trainer = getattr(model, "_trainer", None)
+        mute: dict[str, Any] = dict.fromkeys(
+            [
+                "log",
+                "log_dict",
+                "print",
+                "toggle_optimizer",
+                "untoggle_optimizer",
+                "clip_gradients",
+                "lr_schedulers",
+            ],
+            Mute(),
+        )
+        for module in self.module.modules():
+            if not hasattr(type(module), "training_step"):
+                continue
+            module.__dict__["_trainer"] = TrainerStandIn(trainer)
+            module.__dict__ |= mute | {
+                "optimizers": self._give_optimizers,
+                "manual_backward": self._hear,
+                "all_gather": lambda data, *_, **__: data,
+                "toggled_optimizer": lambda *_, **__: contextlib.nullcontext(),
+            }
+
+    def _give_optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        found = self._optimizers
+        return found[0] if len(found) == 1 else found
+
+    def _hear(self, loss: Tensor, *args: object, **kwargs: object) -> None:
+        self._heard.append(loss)
+
+
+class _Guard(TorchFunctionMode):
+    """Keeps functions off the tensors of the original, and floating-point numbers in one dtype."""
+
+    def __init__(self, originals: set[int], dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self._originals = originals
+        self._dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the function, unless it would touch the original."""
+        kwargs = dict(kwargs or {})
+        if any(id(tensor) in self._originals for tensor in tensors_in((args, kwargs))):
+            raise NotApplicableError("the step uses tensors of the model that cannot be copied")
+        if self._dtype is torch.float64:
+            if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args:
+                return args[0].double()
+            args = [self._dtype if _narrow(value) else value for value in args]
+            kwargs = {k: self._dtype if _narrow(v) else v for k, v in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+class _Snapshot:
+    """The state of a module: tensors, modes, generators, and plain values kept on modules."""
+
+    def __init__(self, module: Module) -> None:
+        tensors = (*module.parameters(), *module.buffers())
+        self.tensors = [(t, t.detach().clone()) for t in tensors]
+        self._trained = [(p, p.requires_grad) for p in module.parameters()]
+        self._values = [
+            (m, {k: _kept(v) for k, v in vars(m).items() if k not in OWN and _is_state(v)})
+            for m in module.modules()
+        ]
+        self._generators = [
+            (value, _state_of(value))
+            for m in module.modules()
+            for value in vars(m).values()
+            if isinstance(value, (torch.Generator, np.random.Generator, random.Random))
+        ]
+
+    def restore(self) -> None:
+        """Bring everything back."""
+        with torch.no_grad():
+            for tensor, values in self.tensors:
+                tensor.copy_(values)
+                tensor.grad = None
+        for parameter, trained in self._trained:
+            parameter.requires_grad_(trained)
+        for module, state in self._values:
+            module.__dict__ |= {name: _kept(value) for name, value in state.items()}
+        for generator, drawn in self._generators:
+            _set_state(generator, drawn)
+
+
+def _narrow(value: object) -> bool:
+    return isinstance(value, torch.dtype) and value in NARROW
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, (bool, int, float, str, type(None), list, dict, set, Tensor))
+
+
+def _kept(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, (list, dict, set)) else value
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return copy.deepcopy(generator.bit_generator.state)
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = copy.deepcopy(state)
+
+
+def _prepared(model: Module, memo: dict[int, Any]) -> dict[int, Any]:
+    """Say in a memo for ``deepcopy`` what becomes of the things that it cannot copy."""
+    trainer = getattr(model, "_trainer", None)
+    if trainer is not None:
+        memo[id(trainer)] = None
+    for module in model.modules():
+        for value in vars(module).values():
+            _prepare(value, memo)
+    return memo
+
+
+def _prepare(value: Any, memo: dict[int, Any], depth: int = 2) -> None:
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    elif isinstance(value, Module):
+        pass
+    elif depth and isinstance(value, (list, tuple, set, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _prepare(item, memo, depth - 1)
+    elif isinstance(value, torch.Generator):
+        twin = torch.Generator(value.device)
+        twin.set_state(value.get_state())
+        memo[id(value)] = twin
+    elif isinstance(value, DATA) or hasattr(value, "train_dataloader"):
+        memo[id(value)] = value
+    elif isinstance(value, types.FunctionType):
+        pass  # a function is its own copy; see _rebind
+    elif not isinstance(value, (bool, int, float, str, type(None), type, types.ModuleType)):
+        try:
+            copy.deepcopy(value, dict(memo))
+        except Exception:
+            memo[id(value)] = Mute()  # a lock, a file, an iterator
+
+
+def _rebind(copied: Module, memo: Mapping[int, Any]) -> None:
+    """Make functions that the copy keeps hold the copies of what they hold."""
+    for module in copied.modules():
+        places: list[Any] = [module.__dict__, module._forward_hooks, module._forward_pre_hooks]
+        for held in places:
+            for name, value in held.items():
+                if isinstance(value, types.FunctionType) and value.__closure__:
+                    held[name] = _rebound(value, memo)
+
+
+def _rebound(function: types.FunctionType, memo: Mapping[int, Any]) -> types.FunctionType:
+    def twin(value: Any) -> Any:
+        return _kept(memo.get(id(value), value))
+
+    cells = tuple(types.CellType(twin(cell.cell_contents)) for cell in function.__closure__ or ())
+    code, defaults = function.__code__, function.__defaults__
+    copied = types.FunctionType(code, function.__globals__, function.__name__, defaults, cells)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+def _widen(module: Module, dtype: torch.dtype) -> None:
+    """Bring all real floating-point tensors to one dtype, also those in plain attributes."""
+    for child in module.modules():
+        for tensor in (*child.parameters(recurse=False), *child.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+        for name, value in vars(child).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                child.__dict__[name] = value.to(dtype)
+            elif isinstance(value, (list, tuple, dict)) and not name.startswith("_"):
+                for item in value.values() if isinstance(value, dict) else value:
+                    if isinstance(item, Module):
+                        _widen(item, dtype)
+        if "_dtype" in vars(child):
+            child.__dict__["_dtype"] = dtype
+
+
+def _require_memory(model: Module) -> None:
+    """Refuse a copy that would take more than half of the memory that is free."""
+    tensors = [*model.parameters(), *model.buffers()]
+    needed = COPIES * 8 * sum(t.numel() for t in tensors)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    if device.type == "meta":
+        raise NotApplicableError("the model has no values yet")
+    if device.type == "mps":
+        raise NotApplicableError("the device has no float64")
+    free = _free_memory(device)
+    if needed > free / 2:
+        raise NotApplicableError(
+            f"a copy would take {needed / 2**30:.1f} GiB of {free / 2**30:.1f}"
+        )
+
+
+def _free_memory(device: torch.device) -> float:
+    """Return the bytes that are free where a model lies; infinity where nothing tells."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    available = next((line.split()[1] for line in lines if line.startswith("MemAvailable")), "inf")
+    return float(available) * 1024

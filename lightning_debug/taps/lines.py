@@ -1,0 +1,30 @@
+"""Where in the user's own code something happens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import PurePath
+from types import FrameType
+
+LIBRARIES = ("torch", "pytorch_lightning", "lightning", "lightning_debug", "lightning_fabric")
+
+
+def user_line() -> str:
+    """Return the line of the user's code that runs now: ``"train.py:41"``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in LIBRARIES:
+            return f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def within(module: str) -> bool:
+    """Tell whether a function of a module, by its full name, is running."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == module:
+            return True
+        frame = frame.f_back
+    return False
