@@ -211,8 +211,11 @@ def _named(call: Call) -> Iterator[tuple[str, Tensor]]:
     except (TypeError, ValueError):
         return
     for name, value in bound.arguments.items():
-        if isinstance(value, Tensor) and value.ndim:
-            yield name, value
+        many = value if isinstance(value, tuple) else ()  # *args
+        several = ((f"{name}[{i}]", item) for i, item in enumerate(many))
+        for path, tensor in [(name, value), *several]:
+            if isinstance(tensor, Tensor) and tensor.ndim:
+                yield path, tensor
 
 
 def _replaced(call: Call, value: Tensor, other: Tensor) -> tuple[Any, Any, Mapping[str, Any]]:

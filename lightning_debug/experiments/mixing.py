@@ -239,6 +239,8 @@ def _reaches(
             where = where.index_select(axis, keep)
         return bool(where.any())
     rows = where.movedim(axes[0], 0).flatten(1).any(1) if where.ndim > 1 else where
+    if len(rows) % size:
+        return strict  # of some of the samples, such as half of a batch
     others = [i for i in range(size) if i != CHANGED]
     # Flattened with time or views: sample by sample, or the other way round.
     layouts = (rows.view(size, -1), rows.view(-1, size).T)

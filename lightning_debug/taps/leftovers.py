@@ -216,8 +216,8 @@ class LeftoverTap(Listener):
             content = self._contents[label]
             if not kept.value:
                 content.written, content.used, content.again = [], False, False
-            content.again = content.again or content.used
             if label in wrote:
+                content.again = content.again or content.used
                 # A loss that was divided has no term left with nothing before it.
                 weight = min((t.weight for t in trained), key=_far, default=math.nan)
                 scaled = any(term.scaled for term in trained)

@@ -21,8 +21,8 @@ class NonLinearityMissing(Check):
     too, at any look (layers between them that are skipped at random); the middle is narrower than
     both ends (low rank, adapters, latent codes); the layers are projections of an attention,
     convolutions in groups, separable, or over patches, or a vector made into a map. Where a part
-    of the model with several layers ends and another begins (encoder and head), it is only said
-    as information.
+    of the model with several layers ends and another begins (encoder and head), or a batch norm
+    stands between them in a model without any activation, it is only said as information.
 
     Args:
         patience: Looks in a row.
@@ -41,8 +41,12 @@ class NonLinearityMissing(Check):
             for pair in obs.linear_pairs
             if pair.first not in self._bent and pair.middle >= min(pair.inner, pair.outer)
         ]
-        inside = [pair for pair in missing if not pair.seam]
-        for pair in inside or missing:
+        # A batch norm is something, if nothing that bends. Where other layers have an activation,
+        # this one has lost its own.
+        # The last layer is one of those whose output goes elsewhere.
+        normed = "batch_norm" if len(self._bent) < 2 else None
+        bare = [pair for pair in missing if not pair.seam and normed not in pair.through]
+        for pair in bare or missing:
             way = f"only {' and '.join(dict.fromkeys(pair.through))}" if pair.through else "nothing"
             line = f" ({pair.line})" if pair.line else ""
             message = (
@@ -53,6 +57,6 @@ class NonLinearityMissing(Check):
                 obs,
                 message,
                 where=f"{pair.first} -> {pair.second}",
-                severity=None if inside else Severity.INFO,
+                severity=None if bare else Severity.INFO,
                 middle=float(pair.middle),
             )

@@ -27,6 +27,14 @@ def test_names_what_is_in_between():
     assert "with only batch_norm and dropout in between" in finding.message
 
 
+def test_a_batch_norm_between_counts_where_other_layers_have_activations():
+    pair = flow(through=("batch_norm",)).linear_pairs
+    alone = DataFlow(linear_pairs=pair, bent=("head",))
+    among = DataFlow(linear_pairs=pair, bent=("net.4", "head"))
+    assert next(NonLinearityMissing().on_data_flow(alone)).severity is Severity.INFO
+    assert next(NonLinearityMissing().on_data_flow(among)).severity is Severity.WARNING
+
+
 def test_only_informs_where_an_encoder_meets_its_head():
     (finding,) = NonLinearityMissing().on_data_flow(flow(seam=True))
     assert finding.severity is Severity.INFO
