@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_debug.suite import ActivationStats as ActivationStats
     from lightning_debug.suite import DataQuality as DataQuality
     from lightning_debug.suite import DebugSuite as DebugSuite
+    from lightning_debug.suite import GradientCorrectness as GradientCorrectness
     from lightning_debug.suite import GradientNorms as GradientNorms
     from lightning_debug.suite import InitialLoss as InitialLoss
     from lightning_debug.suite import LayerOrder as LayerOrder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_debug.suite import LossCurve as LossCurve
     from lightning_debug.suite import LossFunction as LossFunction
     from lightning_debug.suite import MetricUse as MetricUse
+    from lightning_debug.suite import ModelWiring as ModelWiring
     from lightning_debug.suite import ModuleModes as ModuleModes
     from lightning_debug.suite import UpdateRatios as UpdateRatios
 
@@ -43,6 +45,8 @@ _HOMES = {
     "LossFunction": "suite",
     "LossCurve": "suite",
     "DataQuality": "suite",
+    "ModelWiring": "suite",
+    "GradientCorrectness": "suite",
     "MetricUse": "suite",
     "ModuleModes": "suite",
     "Check": "check",

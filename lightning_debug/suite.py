@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.taps import loaders
 from lightning_debug.taps.ties import Groups, tied
 from lightning_debug.taps.validation import ValidationTap
+
+log = logging.getLogger("lightning_debug")
 
 Strict = bool | Literal["error", "warning"]
 
@@ -178,6 +181,10 @@ class Section(pl.Callback):
         sections = _active(trainer)
         # Not in the observer: the mean is taken over all ranks, also where the observer failed.
         self._validation = ValidationTap() if session.wants(Validation) else None
+        probes = None
+        if all(section.preflight for section in sections):
+            with session.contain("the experiments on a copy"):
+                probes = _probes(trainer, pl_module)
         with session.contain("the start of the observer"):
             observer = Observer(
                 pl_module,
@@ -188,7 +195,7 @@ class Section(pl.Callback):
                 resumed=trainer.ckpt_path is not None or trainer.global_step > 0,
                 alone=trainer.world_size == 1,
                 ties=self._ties,
-                probes=_probes(trainer, pl_module) if all(s.preflight for s in sections) else None,
+                probes=probes,
                 loader=loaders.describe(
                     trainer.train_dataloader,
                     trainer.val_dataloaders,
@@ -549,6 +556,7 @@ def _level(strict: Strict) -> Severity | None:
 def _probes(trainer: pl.Trainer, module: pl.LightningModule) -> Probes | None:
     """Return the experiments to make; none where several processes would have to make them."""
     if trainer.world_size > 1:
+        log.info("lightning_debug: no experiments on a copy: several processes train together")
         return None
     return Probes(
         module,

@@ -28,6 +28,7 @@ from lightning_debug.taps.statistics import tensors_in
 # Parameters, gradients, a snapshot and the work itself, all in float64.
 COPIES = 10
 SEED = 1
+MOST_ITEMS = 10_000
 DATA = (Dataset, DataLoader, Sampler)
 # What torch keeps on a module: hooks, children. Its mode is state.
 OWN = frozenset(vars(Module())) - {"training"}
@@ -375,17 +376,26 @@ def _widen(module: Module, dtype: torch.dtype) -> None:
 def _require_memory(model: Module) -> None:
     """Refuse a copy that would take more than half of the memory that is free."""
     tensors = [*model.parameters(), *model.buffers()]
-    needed = COPIES * 8 * sum(t.numel() for t in tensors)
     device = tensors[0].device if tensors else torch.device("cpu")
     if device.type == "meta":
         raise NotApplicableError("the model has no values yet")
     if device.type == "mps":
         raise NotApplicableError("the device has no float64")
+    kept = [t for m in model.modules() for k, v in vars(m).items() if k not in OWN for t in _big(v)]
+    needed = COPIES * 8 * sum(t.numel() for t in tensors) + 2 * sum(kept)
     free = _free_memory(device)
     if needed > free / 2:
-        raise NotApplicableError(
-            f"a copy would take {needed / 2**30:.1f} GiB of {free / 2**30:.1f}"
-        )
+        sizes = f"{needed / 2**30:.1f} GiB of {free / 2**30:.1f}"
+        raise NotApplicableError(f"a copy would take {sizes}")
+
+
+def _big(value: Any) -> Iterator[int]:
+    """Yield the bytes of the tensors and arrays that a plain attribute holds."""
+    if isinstance(value, (list, tuple, dict)):
+        for item in list(value.values() if isinstance(value, dict) else value)[:MOST_ITEMS]:
+            yield from _big(item)
+    elif isinstance(value, (Tensor, np.ndarray)):
+        yield value.nbytes
 
 
 def _free_memory(device: torch.device) -> float:
