@@ -43,6 +43,11 @@ class _Cut:
         """Tell whether something was written through an alias that autograd does not see."""
         return self.alias is not None and self.alias._version > 0
 
+    @property
+    def rounded(self) -> bool:
+        """Tell whether what was written is the value of before, brought down to a few."""
+        return self.edited and self.alias is not None and rounds(self.value, self.alias)
+
 
 class Cuts(TorchFunctionMode):
     """Records the values that were cut off from the graph, in order; then gives them again.
@@ -59,10 +64,16 @@ class Cuts(TorchFunctionMode):
         super().__init__()
         self.applied = applied
         self.hooked = False
+        self._written = False
         self._cuts: list[_Cut] = []
         self._position = 0
         self._replaying = False
         self._paused = 0
+
+    @property
+    def rounded(self) -> bool:
+        """Tell whether values were rounded behind autograd's back: a straight-through gradient."""
+        return self._written or any(cut.rounded for cut in self._cuts)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -113,7 +124,12 @@ class Cuts(TorchFunctionMode):
         kwargs = kwargs or {}
         inputs = list(tensors_in((args, kwargs)))
         attached = any(tensor.requires_grad for tensor in inputs)
+        before = None
+        if attached and not self._replaying and _writes(func) and isinstance(args[0], Tensor):
+            before = args[0].detach().clone()
         out = func(*args, **kwargs)
+        if before is not None:
+            self._written = self._written or rounds(before, args[0].detach())
         name = getattr(func, "__name__", "")
         self.hooked = self.hooked or name in HOOKS
         if self._paused or not attached or name in OURS:
@@ -142,3 +158,26 @@ class Cuts(TorchFunctionMode):
         cut = self._cuts[self._position]
         self._position += 1
         return value if cut.edited else duplicate(cut.value)
+
+
+def _writes(func: Callable[..., Any]) -> bool:
+    """Tell whether a function writes to its first argument where autograd does not look."""
+    if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+        return True
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and not torch.is_grad_enabled()
+
+
+def rounds(values: Tensor, out: Tensor) -> bool:
+    """Tell whether a function brings many different values down to a few."""
+    if out.numel() < 8 or values.numel() < 8:
+        return False
+    kept = out.flatten()
+    kept = kept[kept != kept.mode().values]
+    distinct, given = _distinct(kept), _distinct(values)
+    return distinct <= 0.5 * kept.numel() and distinct < 0.5 * given
+
+
+def _distinct(values: Tensor) -> int:
+    found: Tensor = torch.unique(values)
+    return found.numel()

@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from lightning_debug.experiments.batches import duplicate
 from lightning_debug.experiments.calls import Recorder
+from lightning_debug.experiments.cuts import rounds
 from lightning_debug.experiments.differences import Slope, directions, slope
 from lightning_debug.experiments.isolation import seed
 from lightning_debug.experiments.replica import SEED
@@ -112,7 +113,7 @@ def surrogate(application: Application) -> str:
     for out in outputs:
         if any(_same(x, out) for x in inputs):
             return "identity"
-        if any(_rounds(x, out) for x in inputs):
+        if any(rounds(x, out) for x in inputs):
             return "flat"
     local = _Local(application)
     points = [local.slope(direction) for direction in local.coordinates()]
@@ -201,21 +202,6 @@ def _real(tensor: Tensor) -> bool:
 
 def _same(values: Tensor, out: Tensor) -> bool:
     return out.numel() == values.numel() and torch.equal(out.flatten(), values.flatten())
-
-
-def _rounds(values: Tensor, out: Tensor) -> bool:
-    """Tell whether a function brings many different values down to a few."""
-    if out.numel() < 8 or values.numel() < 8:
-        return False
-    kept = out.flatten()
-    kept = kept[kept != kept.mode().values]
-    distinct, given = _distinct(kept), _distinct(values)
-    return distinct <= 0.5 * kept.numel() and distinct < 0.5 * given
-
-
-def _distinct(values: Tensor) -> int:
-    found: Tensor = torch.unique(values)
-    return found.numel()
 
 
 def _bounded(out: Tensor) -> bool:

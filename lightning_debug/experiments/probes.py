@@ -118,6 +118,21 @@ class Probes:
         except NotApplicableError as reason:
             yield from (_skipped(kind, step, epoch, str(reason)) for kind in wanted)
             return
+        try:
+            yield from self._made(replica, wanted, batch, step, epoch, contain, end)
+        finally:
+            replica.release()
+
+    def _made(
+        self,
+        replica: Replica,
+        wanted: Mapping[type[Observation], Probe],
+        batch: Any,
+        step: int,
+        epoch: int,
+        contain: Containment,
+        end: float,
+    ) -> Iterator[Observation]:
         for kind, probe in wanted.items():
             if time.monotonic() > end:
                 yield _skipped(kind, step, epoch, "the time for experiments was used up")
@@ -138,8 +153,11 @@ class Probes:
         self._born = True
         try:
             replica = Replica(self._model, self._optimizers, dtype=None)
-            with replica.working(), self._precision():
-                return provenance.birth(replica, batch, step=step, epoch=epoch)
+            try:
+                with replica.working(), self._precision():
+                    return provenance.birth(replica, batch, step=step, epoch=epoch)
+            finally:
+                replica.release()
         except NotApplicableError as reason:
             log.info("lightning_debug: NaN at step %d is not traced: %s", step, reason)
             return None

@@ -178,6 +178,12 @@ class Replica:
                 f"{type(module).__name__} fails on its own: {error}"
             ) from error
 
+    def release(self) -> None:
+        """Let go of the copy at once, and not when the garbage collector comes by."""
+        for module in self.module.modules():
+            for name in ("optimizers", "manual_backward"):
+                module.__dict__.pop(name, None)
+
     def _detach_from(self, model: Module) -> None:
         """Give the copy stand-ins for whatever reaches out of the module."""
         trainer = getattr(model, "_trainer", None)
@@ -196,6 +202,9 @@ class Replica:
         for module in self.module.modules():
             if not hasattr(type(module), "training_step"):
                 continue
+            # A compiled module keeps its compiled methods, which are bound to the original.
+            for name in vars(module).get("_compiler_ctx") or ():
+                module.__dict__.pop(name.removeprefix("original_"), None)
             module.__dict__["_trainer"] = TrainerStandIn(trainer)
             module.__dict__ |= mute | {
                 "optimizers": self._give_optimizers,
@@ -379,6 +388,8 @@ def _require_memory(model: Module) -> None:
     device = tensors[0].device if tensors else torch.device("cpu")
     if device.type == "meta":
         raise NotApplicableError("the model has no values yet")
+    if any(hasattr(t, "to_local") or t.is_quantized for t in tensors):
+        raise NotApplicableError("the parameters are sharded or quantised")
     if device.type == "mps":
         raise NotApplicableError("the device has no float64")
     kept = [t for m in model.modules() for k, v in vars(m).items() if k not in OWN for t in _big(v)]

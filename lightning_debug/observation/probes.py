@@ -15,8 +15,8 @@ class FunctionGradient:
         name: The class of the function or module.
         place: The module path in which it ran; ``"training_step"`` for the step itself.
         line: The line of the user's code that called it: ``"model.py:41"``.
-        error: Relative error of the directional derivative, the smaller one of two step sizes and
-            the median over the directions; nan where it could not be measured.
+        error: Relative error of the directional derivative, the median over the directions; nan
+            where it could not be measured.
         numeric, analytic: The derivative by finite differences and by autograd, in one direction.
         surrogate: Why the gradient is not meant to be the true one: ``"identity"`` (reversed or
             scaled gradients), ``"flat"`` (rounding with a straight-through gradient), ``"solver"``

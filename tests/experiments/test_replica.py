@@ -1,19 +1,22 @@
 """A copy that can be run, and nothing of the original that changes."""
 
 import copy
+import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lightning_debug.experiments import replica as replicas
 from lightning_debug.experiments.batches import duplicate, samples, take
 from lightning_debug.experiments.calls import recorded
 from lightning_debug.experiments.replica import NotApplicableError, Replica
-from tests.runs import digits, quiet_trainer
+from tests.runs import Program, digits, quiet_trainer
 from tests.worst import Worst
 
 
@@ -148,6 +151,24 @@ def test_a_failing_step_says_why():
             replica.losses(batch)
 
     trial(act, Failing())
+
+
+def test_a_copy_that_is_released_is_gone_at_once():
+    def act(trainer, module, batch):
+        replica = Replica(module, trainer.optimizers)
+        with replica.working():
+            replica.losses(batch)
+        copied = weakref.ref(replica.module)
+        replica.release()
+        gc.disable()
+        try:
+            del replica
+            return copied()
+        finally:
+            gc.enable()
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert trial(act, Program(net)) is None
 
 
 class Record:

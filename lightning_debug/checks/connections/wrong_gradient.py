@@ -47,9 +47,11 @@ class WrongGradient(Check):
         """Name the functions or modules whose gradient is wrong."""
         parts = [part for part in obs.functions if self._wrong(part)]
         for part in {(part.name, part.place): part for part in parts}.values():
-            at = f" ({part.line})" if part.line else ""
+            subject = f"backward of {part.name} ({part.line})"
+            if not part.line:
+                subject = f"gradient of what {part.name} computes"
             message = (
-                f"The backward of {part.name}{at} gives {part.analytic:.3g} for a derivative that"
+                f"The {subject} gives {part.analytic:.3g} for a derivative that"
                 f" is {part.numeric:.3g} by finite differences."
             )
             yield self._tell(obs, part, message, part.place or part.name)

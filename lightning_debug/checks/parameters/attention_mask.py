@@ -40,7 +40,7 @@ class AttentionMask(Check):
                 obs,
                 f"When {obs.length - obs.longest} of {obs.length} positions, which are padding in"
                 f" {obs.source}, are {done}, {what} of {output.place}{kind} changes by"
-                f" {100 * output.change:.2g} % of its size: the mask is missing, inverted, or on"
+                f" {100 * output.change:.0f} % of its size: the mask is missing, inverted, or on"
                 " the wrong axis.",
                 where=output.place,
                 change=output.change,

@@ -24,6 +24,11 @@ def test_names_the_function_and_the_line():
     assert finding.evidence == {"numeric": 1.25, "analytic": 0.125, "error": 0.9}
 
 
+def test_names_a_module():
+    [finding] = told(gradient_check(gradient("Capped", place="net", **BAD)))
+    assert finding.message.startswith("The gradient of what Capped computes gives 0.125")
+
+
 def test_names_a_function_once_however_often_it_is_applied():
     twice = [gradient("Cube", place="net.1", **BAD), gradient("Cube", place="net.1", **BAD)]
     assert len(told(gradient_check(*twice))) == 1
