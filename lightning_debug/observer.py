@@ -268,12 +268,18 @@ class Observer:
                 with self._contain("the tap on connections"), self._functions.deaf():
                     self._connections.before_backward(self._terms, known)
         self._pause()
-        if not self._stepping and _is_broken(value):
+        if self._traces and not self._stepping and _is_broken(value):
             self._trace_birth()
+
+    @property
+    def _traces(self) -> bool:
+        """Tell whether the first value that is not finite is to be traced."""
+        wanted = self._probes is not None and self._probes.traces
+        return wanted and self._session.wants(NonFiniteBirth)
 
     def _trace_birth(self) -> None:
         """Find out where NaN comes from, while the weights are still what they were."""
-        if self._probes is not None and self._session.wants(NonFiniteBirth):
+        if self._probes is not None:
             with self._contain("the experiments on a copy"):
                 obs = self._probes.birth(self._batch_now, self._step, self._epoch)
                 if obs is not None:
@@ -304,7 +310,7 @@ class Observer:
         """Measure the gradients that an optimizer is about to use."""
         look = self._look
         if look is None:
-            if self._gradients.broken(optimizer):
+            if self._traces and self._gradients.broken(optimizer):
                 self._trace_birth()
             return
         if any(known is optimizer for known, _ in look.gradients):
@@ -316,7 +322,7 @@ class Observer:
                 draft = self._gradients.measure(optimizer, look.ledger)
                 look.gradients.append((optimizer, draft))
         largest = self._gradients.largest
-        if largest is not None and _is_broken(largest):
+        if self._traces and largest is not None and _is_broken(largest):
             self._trace_birth()
         if self._contain.works("the tap on updates") and self._session.wants(Updates):
             with self._contain("the tap on updates"), self._functions.deaf():

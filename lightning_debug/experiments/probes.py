@@ -30,6 +30,8 @@ from lightning_debug.observation import (
 log = logging.getLogger("lightning_debug")
 BURN_IN = 50
 BUDGET = 10.0
+# A gradient scaler makes infinities that a copy does not show.
+TRACES = 3
 
 
 class Probe(Protocol):
@@ -78,7 +80,7 @@ class Probes:
         self._optimizers = optimizers
         self._budget = budget
         self._precision = precision
-        self._born = False
+        self._traces = TRACES
         self._waits = [0, int(min(BURN_IN, updates // 2))]
         self._start: int | None = None
 
@@ -146,16 +148,21 @@ class Probes:
                     obs = _skipped(kind, step, epoch, str(reason))
                 yield obs
 
+    @property
+    def traces(self) -> bool:
+        """Tell whether it is still of interest where NaN comes from; once found, it is not."""
+        return self._traces > 0
+
     def birth(self, batch: Any, step: int, epoch: int) -> Observation | None:
-        """Find the operation that makes NaN of a batch, the first time that there is one."""
-        if self._born:
-            return None
-        self._born = True
+        """Find the operation that makes NaN of a batch, while the weights are still finite."""
+        self._traces -= 1
         try:
             replica = Replica(self._model, self._optimizers, dtype=None)
             try:
                 with replica.working(), self._precision():
-                    return provenance.birth(replica, batch, step=step, epoch=epoch)
+                    obs = provenance.birth(replica, batch, step=step, epoch=epoch)
+                self._traces = 0
+                return obs
             finally:
                 replica.release()
         except NotApplicableError as reason:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 import random
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from lightning_debug.taps.statistics import tensors_in
 COPIES = 10
 SEED = 1
 MOST_ITEMS = 10_000
+CONTAINERS = (list, tuple, set, dict, deque)
 DATA = (Dataset, DataLoader, Sampler)
 # What torch keeps on a module: hooks, children. Its mode is state.
 OWN = frozenset(vars(Module())) - {"training"}
@@ -285,11 +288,11 @@ def _narrow(value: object) -> bool:
 
 
 def _is_state(value: object) -> bool:
-    return isinstance(value, (bool, int, float, str, type(None), list, dict, set, Tensor))
+    return isinstance(value, (bool, int, float, str, type(None), Tensor, *CONTAINERS))
 
 
 def _kept(value: Any) -> Any:
-    return copy.copy(value) if isinstance(value, (list, dict, set)) else value
+    return copy.copy(value) if isinstance(value, CONTAINERS) else value
 
 
 def _state_of(generator: Any) -> Any:
@@ -326,14 +329,16 @@ def _prepare(value: Any, memo: dict[int, Any], depth: int = 2) -> None:
             memo[id(value)] = value.detach().clone()
     elif isinstance(value, Module):
         pass
-    elif depth and isinstance(value, (list, tuple, set, dict)):
+    elif isinstance(value, CONTAINERS) and len(value) > MOST_ITEMS:
+        memo[id(value)] = copy.copy(value)  # the data: too many to copy one by one
+    elif depth and isinstance(value, CONTAINERS):
         for item in value.values() if isinstance(value, dict) else value:
             _prepare(item, memo, depth - 1)
     elif isinstance(value, torch.Generator):
         twin = torch.Generator(value.device)
         twin.set_state(value.get_state())
         memo[id(value)] = twin
-    elif isinstance(value, DATA) or hasattr(value, "train_dataloader"):
+    elif isinstance(value, (*DATA, np.memmap)) or hasattr(value, "train_dataloader"):
         memo[id(value)] = value
     elif isinstance(value, types.FunctionType):
         pass  # a function is its own copy; see _rebind
@@ -402,8 +407,9 @@ def _require_memory(model: Module) -> None:
 
 def _big(value: Any) -> Iterator[int]:
     """Yield the bytes of the tensors and arrays that a plain attribute holds."""
-    if isinstance(value, (list, tuple, dict)):
-        for item in list(value.values() if isinstance(value, dict) else value)[:MOST_ITEMS]:
+    if isinstance(value, CONTAINERS):
+        items = value.values() if isinstance(value, dict) else value
+        for item in itertools.islice(items, MOST_ITEMS):
             yield from _big(item)
     elif isinstance(value, (Tensor, np.ndarray)):
         yield value.nbytes

@@ -4,6 +4,7 @@ import copy
 import gc
 import random
 import weakref
+from collections import deque
 
 import numpy as np
 import pytest
@@ -130,6 +131,28 @@ def test_a_tensor_of_the_original_is_never_touched():
         return state(module) == before
 
     assert trial(act, Escaping())
+
+
+def test_large_data_are_not_copied_one_by_one():
+    class Loaded(Worst):
+        def __init__(self):
+            super().__init__()
+            self.texts = [{"text": str(i)} for i in range(50_000)]
+            self.replay = deque([torch.zeros(2)], maxlen=10)
+
+        def training_step(self, batch, batch_idx):
+            self.texts.append({"text": "more"})
+            self.replay.append(torch.ones(2))
+            return super().training_step(batch, batch_idx)
+
+    def act(trainer, module, batch):
+        replica = Replica(module, trainer.optimizers)
+        with replica.working():
+            replica.losses(batch)
+        assert replica.module.texts[0] is module.texts[0]
+        return len(module.texts), len(module.replay)
+
+    assert trial(act, Loaded()) == (50_001, 2)
 
 
 def test_memory_is_checked_first(monkeypatch):
