@@ -109,12 +109,12 @@ class Replica:
 
     def restore(self) -> None:
         """Bring weights, buffers, modes and counters back to what they were when copied."""
-        self._snapshot.restore()
-        if self.evaluating:
-            self.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            self._snapshot.restore()
             for parameter, values in self._moved:
                 parameter.copy_(values)
+        if self.evaluating:
+            self.module.eval()
         seed(self.seed)
 
     @contextlib.contextmanager
@@ -271,10 +271,9 @@ class _Snapshot:
 
     def restore(self) -> None:
         """Bring everything back."""
-        with torch.no_grad():
-            for tensor, values in self.tensors:
-                tensor.copy_(values)
-                tensor.grad = None
+        for tensor, values in self.tensors:
+            tensor.copy_(values)
+            tensor.grad = None
         for parameter, trained in self._trained:
             parameter.requires_grad_(trained)
         for module, state in self._values:

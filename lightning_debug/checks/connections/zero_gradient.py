@@ -38,6 +38,7 @@ class ZeroGradient(Check):
         "saturated-activation",
         "activation-collapse",
         "constant-input",
+        "ignores-input",
     )
     fix = (
         "Look between this parameter and the loss for zero-initialised weights in a row (make one"
