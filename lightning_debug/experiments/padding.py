@@ -117,6 +117,7 @@ class _Cut:
                 place=call.path or "model",
                 kind=type(call.module).__name__,
                 pooled=pooled,
+                attends=bool(names & ATTENTION),
                 change=self._change(call.out, twins[id(call)].out),
             )
         if begun:
@@ -128,7 +129,10 @@ class _Cut:
                 names = before.functions.get(0, set())
                 pooled = not self._times(_given(call), _given(twins[id(call)]))
                 if not names & OTHER_MIXERS and (names & ATTENTION or pooled):
-                    yield ReadPadding(place="training_step", pooled=pooled, change=change)
+                    attends = bool(names & ATTENTION)
+                    yield ReadPadding(
+                        place="training_step", pooled=pooled, attends=attends, change=change
+                    )
                 return
 
     def _pair(self, *, nested: bool) -> tuple[Trial, Trial]:

@@ -121,12 +121,14 @@ class ReadPadding:
         place: Path of the innermost module that reads padding, or ``"training_step"``.
         kind: Class of the module; empty outside modules.
         pooled: Whether the output sums up all positions.
+        attends: Whether attention is at work in this place, and not only a mean or a sum.
         change: Size of the change over the size of the output, both rms.
     """
 
     place: str
     kind: str = ""
     pooled: bool = False
+    attends: bool = True
     change: float = 0.0
 
 

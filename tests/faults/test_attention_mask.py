@@ -129,7 +129,6 @@ PAIRS = [
     pytest.param(
         lambda bad: Masked(Scores(not bad)), padded(mask=True, floats=True), "net", id="0 or 1"
     ),
-    pytest.param(lambda bad: Program(Pooled(bad)), padded(), "net", id="mean over padding"),
     pytest.param(
         lambda bad: Program(Fixed(not bad)), padded(), "net.block.self_attn", id="fixed length"
     ),
@@ -143,3 +142,10 @@ def test_pair(module, data, place):
     assert "attention-mask" in names(found)
     assert places(found, "attention-mask") == {place}
     assert alarms(fit(lambda: module(False), data, epochs=1)) == []
+
+
+def test_a_mean_over_padding_is_told_as_information():
+    found = fit(lambda: Program(Pooled(True)), padded(), epochs=1)
+    assert places(found, "attention-mask") == {"net"}
+    assert alarms(found) == []
+    assert fit(lambda: Program(Pooled(False)), padded(), epochs=1).findings == []

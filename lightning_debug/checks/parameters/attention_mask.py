@@ -19,7 +19,8 @@ class AttentionMask(Check):
 
     Silent when: no sequence ends in padding; the model does without attention (recurrent nets and
     convolutions that read padding); real tokens come out the same without the padding, or, where
-    the length is fixed, with other vectors in the place of the embedded padding.
+    the length is fixed, with other vectors in the place of the embedded padding. A mean or sum
+    over all positions that counts padding is only said as information.
     """
 
     fix = (
@@ -36,13 +37,16 @@ class AttentionMask(Check):
             done = "exchanged" if obs.exchanged else "cut off"
             kind = f" ({output.kind})" if output.kind else ""
             what = "the pooled output" if output.pooled else "the output for real tokens"
+            reason = "the mask is missing, inverted, or on the wrong axis"
+            if not output.attends:
+                reason = "padding counts in its mean or sum"
             yield self.finding(
                 obs,
                 f"When {obs.length - obs.longest} of {obs.length} positions, which are padding in"
                 f" {obs.source}, are {done}, {what} of {output.place}{kind} changes by"
-                f" {100 * output.change:.0f} % of its size: the mask is missing, inverted, or on"
-                " the wrong axis.",
+                f" {100 * output.change:.0f} % of its size: {reason}.",
                 where=output.place,
+                severity=None if output.attends else Severity.INFO,
                 change=output.change,
                 length=float(obs.length),
                 longest=float(obs.longest),

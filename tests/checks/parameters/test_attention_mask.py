@@ -23,6 +23,12 @@ def test_pooled() -> None:
     assert "the pooled output of block" in found.message
 
 
+def test_only_informs_of_padding_in_a_mean() -> None:
+    (found,) = AttentionMask().on_padding_use(reading(pooled=True, attends=False))
+    assert found.severity == "info"
+    assert found.message.endswith("padding counts in its mean or sum.")
+
+
 @pytest.mark.parametrize(
     "obs",
     [
