@@ -110,9 +110,8 @@ class _Whole:
         with recorder, self._cuts.recording():
             losses = self._replica.losses(batch)
         self.calls = recorder.calls
-        before = [values for tensor, values in self._replica.started() if tensor.requires_grad]
-        now = [p.detach() for p in self.parameters]
-        if any(not torch.equal(p, q) for p, q in zip(now, before, strict=True)):
+        before = {id(tensor): values for tensor, values in self._replica.started()}
+        if any(not torch.equal(p.detach(), before[id(p)]) for p in self.parameters):
             raise NotApplicableError("the step itself changes the weights")
         if not losses:
             raise NotApplicableError("the step gives no loss with a graph")

@@ -1,6 +1,7 @@
 """Gradients that are not the derivative, on purpose, and steps that are hard to repeat."""
 
 import copy
+import functools
 import random
 import threading
 
@@ -249,6 +250,36 @@ class Recomputed(nn.Module):
         return self.head(checkpoint(self.block, self.first(x), use_reentrant=self.reentrant))
 
 
+class Turns(pl.LightningModule):
+    """Freezes by hand whatever does not have its turn, and leaves it so."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.maker = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 64))
+        self.judge = nn.Sequential(nn.Linear(64, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        first, second = self.optimizers()
+        made = self.maker(torch.randn(len(x), 16))
+        one = torch.ones(len(x), 1)
+        self.judge.requires_grad_(True)
+        real = F.binary_cross_entropy_with_logits(self.judge(x), one)
+        fake = F.binary_cross_entropy_with_logits(self.judge(made.detach()), 0 * one)
+        second.zero_grad()
+        self.manual_backward(real + fake)
+        second.step()
+        self.judge.requires_grad_(False)
+        first.zero_grad()
+        self.manual_backward(F.binary_cross_entropy_with_logits(self.judge(made), one))
+        first.step()
+
+    def configure_optimizers(self):
+        adam = functools.partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
+        return adam(self.maker.parameters()), adam(self.judge.parameters())
+
+
 class Clipped(Program):
     """The weights are clipped at the start of each step, as a Wasserstein critic's are."""
 
@@ -308,6 +339,7 @@ def spectral():
     "program",
     [
         Adversary,
+        Turns,
         Codebook,
         Teacher,
         lambda: Weighed(plain()),
