@@ -24,11 +24,11 @@ RANGE = (
 )
 MEAN = "It was taken over nothing: skip empty batches and losses of which all targets are ignored."
 CURES = {
-    LOGARITHM: "log log2 log10 log_ xlogy binary_cross_entropy kl_div logit",
+    LOGARITHM: "log log2 log10 log1p log_ xlogy binary_cross_entropy kl_div logit",
     ROOT: "sqrt sqrt_ rsqrt norm vector_norm linalg_vector_norm linalg_norm std var pow __pow__"
     " __rpow__ cdist pairwise_distance normalize cosine_similarity dist",
     QUOTIENT: "div div_ divide true_divide __truediv__ __rtruediv__ __rdiv__ reciprocal fmod"
-    " remainder log1p",
+    " remainder",
     EXPONENTIAL: "exp exp_ expm1 exp2 cosh sinh logsumexp prod cumprod",
     SOFTMAX: "softmax log_softmax scaled_dot_product_attention multi_head_attention_forward",
     INVERSE: "acos asin arccos arcsin atanh arctanh",
