@@ -17,6 +17,29 @@ class NotApplicableError(Exception):
     """An experiment cannot be made on this model; says why."""
 
 
+def detached(batch: Any) -> Any:
+    """Return a copy of a batch that shares nothing with the original, of whatever class it is.
+
+    Raises:
+        NotApplicableError: If something in it cannot be copied.
+    """
+
+    def twin(value: Any) -> Any:
+        if type(value) in (tuple, list):
+            return type(value)(twin(item) for item in value)
+        if type(value) is dict:
+            return {key: twin(item) for key, item in value.items()}
+        if isinstance(value, Tensor):
+            return value.detach().clone()
+        try:
+            return copy.deepcopy(value)
+        except Exception as error:
+            raise NotApplicableError(f"the batch cannot be copied: {error}") from error
+
+    with torch._C.DisableTorchFunction():
+        return twin(batch)
+
+
 def duplicate(value: Any) -> Any:
     """Return a copy whose tensors share no memory, and carry no graph, with the original.
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_debug.experiments.batches import NotApplicableError as NotApplicableError
-from lightning_debug.experiments.batches import duplicate, widened
+from lightning_debug.experiments.batches import detached, duplicate, widened
 from lightning_debug.experiments.isolation import isolated, seed
 from lightning_debug.experiments.stand_ins import Mute, OptimizerStandIn, TrainerStandIn
 from lightning_debug.taps.statistics import tensors_in
@@ -138,7 +138,7 @@ class Replica:
         self.restore()
         self._heard.clear()
         step: Callable[..., Any] = self.module.training_step  # type: ignore[assignment]
-        data = duplicate(batch) if self.dtype is None else widened(duplicate(batch), self.dtype)
+        data = detached(batch) if self.dtype is None else widened(detached(batch), self.dtype)
         alone = len(inspect.signature(step).parameters) == 1
         try:
             out = step(data) if alone else step(data, index)

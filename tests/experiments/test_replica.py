@@ -155,6 +155,32 @@ def test_large_data_are_not_copied_one_by_one():
     assert trial(act, Loaded()) == (50_001, 2)
 
 
+class Graph:
+    """A batch class that keeps its tensors out of sight."""
+
+    def __init__(self, **tensors):
+        self.store = dict(tensors)
+
+
+def test_a_batch_of_any_class_stays_as_it_is():
+    class Writing(Worst):
+        def training_step(self, batch, batch_idx):
+            if isinstance(batch, Graph):
+                batch.store["x"] = batch.store["x"] + 1
+                batch.store["y"].zero_()
+                batch = batch.store["x"].to(self.head.weight.dtype), batch.store["y"]
+            return super().training_step(batch, batch_idx)
+
+    def act(trainer, module, batch):
+        graph = Graph(x=batch[0].clone(), y=batch[1].clone())
+        replica = Replica(module, trainer.optimizers)
+        with replica.working():
+            replica.losses(graph)
+        return torch.equal(graph.store["x"], batch[0]) and torch.equal(graph.store["y"], batch[1])
+
+    assert trial(act, Writing())
+
+
 def test_memory_is_checked_first(monkeypatch):
     monkeypatch.setattr(replicas, "_free_memory", lambda device: 1000.0)
     with pytest.raises(NotApplicableError, match="GiB"):
