@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_debug.taps.statistics import tensors_in
+from lightning_debug.taps.statistics import sample, tensors_in
+
+COUNTED = 4096
 
 
 class NotApplicableError(Exception):
@@ -102,6 +104,11 @@ def take(batch: Any, count: int) -> Any:
 def widened(value: Any, dtype: torch.dtype) -> Any:
     """Return the same structure with real floating-point tensors in another dtype."""
     return mapped(value, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+
+def distinct(tensor: Tensor) -> int:
+    """Return how many different values a tensor holds, of a sample of them."""
+    return len(set(sample(tensor, COUNTED).tolist()))
 
 
 def _rebuilt(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:

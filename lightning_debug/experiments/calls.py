@@ -91,14 +91,3 @@ class Recorder:
             if call.module is module:
                 call.out = self._copied(out)
                 break
-
-
-def recorded(replica: Replica, batch: Any) -> list[Call]:
-    """Run the training step of a replica once, and return the calls of its modules in order.
-
-    Raises:
-        NotApplicableError: If the step fails.
-    """
-    with Recorder(replica) as recorder:
-        replica.losses(batch)
-    return recorder.calls

@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
-from lightning_debug.experiments.batches import duplicate
+from lightning_debug.experiments.batches import COUNTED, distinct, duplicate
 from lightning_debug.experiments.replica import NotApplicableError
 from lightning_debug.taps.statistics import sample, tensors_in
 
 READS = frozenset(
     """item __float__ __int__ __bool__ __index__ tolist equal allclose is_nonzero""".split()
 )
-FEW = 4096
 HOOKS = frozenset(["register_hook"])
 OURS = frozenset(["requires_grad_", "backward", "retain_grad", "register_hook"])
 
@@ -173,12 +172,7 @@ def rounds(values: Tensor, out: Tensor) -> bool:
     """Tell whether a function brings many different values down to a few."""
     if out.numel() < 8 or values.numel() < 8:
         return False
-    values, kept = sample(values, FEW), sample(out, FEW)
+    kept = sample(out, COUNTED)
     kept = kept[kept != kept.mode().values]
-    distinct, given = _distinct(kept), _distinct(values)
-    return distinct <= 0.5 * kept.numel() and distinct < 0.5 * given
-
-
-def _distinct(values: Tensor) -> int:
-    found: Tensor = torch.unique(values)
-    return found.numel()
+    left = distinct(kept)
+    return left <= 0.5 * kept.numel() and left < 0.5 * distinct(values)

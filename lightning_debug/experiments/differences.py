@@ -63,6 +63,16 @@ def slope(
     return Slope((up + down) / 2 if settled else math.nan, analytic, floor)
 
 
+def projected(outputs: Sequence[Tensor]) -> Tensor:
+    """Return one number of several tensors: their sum with weights that are always the same."""
+    weights = torch.Generator().manual_seed(1)
+    parts = [
+        (o * torch.randn(o.shape, generator=weights, dtype=o.dtype).to(o.device)).sum()
+        for o in outputs
+    ]
+    return torch.stack(parts).sum()
+
+
 def directions(at: Sequence[Tensor], count: int) -> list[list[Tensor]]:
     """Return random directions, each tensor's of the size of its values.
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from lightning_debug.experiments.batches import duplicate
 from lightning_debug.experiments.calls import Recorder
 from lightning_debug.experiments.cuts import rounds
-from lightning_debug.experiments.differences import Slope, directions, slope
+from lightning_debug.experiments.differences import Slope, directions, projected, slope
 from lightning_debug.experiments.isolation import seed
 from lightning_debug.experiments.replica import SEED
 from lightning_debug.taps.lines import user_line
@@ -136,13 +136,12 @@ class _Local:
         self._positions = {id(t): i for i, t in enumerate(picked)}
         generator = torch.Generator().manual_seed(0)
         self.at = [_jittered(t, generator) for t in picked]
-        self._weights: list[Tensor] = []
         leaves = [x.clone().requires_grad_() for x in self.at]
         value = self._value([leaf * 1.0 for leaf in leaves])
         self._start = float(value.detach())
         found = torch.autograd.grad(value, leaves, allow_unused=True)
         self.gradients = [
-            torch.zeros_like(x) if g is None else _dense(g)
+            torch.zeros_like(x) if g is None else g.to_dense()
             for x, g in zip(leaves, found, strict=True)
         ]
 
@@ -175,29 +174,13 @@ class _Local:
             type(a)(put(v) for v in a) if type(a) in (tuple, list) else put(a)
             for a in application.args
         ]
-        outputs = [t for t in tensors_in(application.apply(args), depth=1) if _real(t)]
-        if not self._weights:
-            generator = torch.Generator().manual_seed(1)
-            self._weights = [
-                torch.randn(o.shape, generator=generator, dtype=o.dtype).to(o.device)
-                for o in outputs
-            ]
-        return torch.stack(
-            [(o * w).sum() for o, w in zip(outputs, self._weights, strict=True)]
-        ).sum()
+        outputs = tensors_in(application.apply(args), depth=1)
+        return projected([t for t in outputs if t.is_floating_point()])
 
 
 def _jittered(values: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.rand(values.shape, generator=generator, dtype=values.dtype).to(values.device)
     return values + JITTER * values.square().mean().sqrt() * noise
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.to_dense() if gradient.layout is not torch.strided else gradient
-
-
-def _real(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
 
 
 def _same(values: Tensor, out: Tensor) -> bool:

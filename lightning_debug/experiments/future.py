@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_debug.experiments.batches import mapped
-from lightning_debug.experiments.layout import Samples, distinct, innermost
+from lightning_debug.experiments.batches import distinct, mapped
+from lightning_debug.experiments.layout import Samples, innermost
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.trial import BY_CLASS, Trial, changed, heard, matched
 from lightning_debug.observation import FutureLeak, Leak

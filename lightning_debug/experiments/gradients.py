@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_debug.experiments.batches import duplicate, take
 from lightning_debug.experiments.calls import Call, Recorder
 from lightning_debug.experiments.cuts import Cuts
-from lightning_debug.experiments.differences import Slope, directions, slope
+from lightning_debug.experiments.differences import Slope, directions, projected, slope
 from lightning_debug.experiments.functions import Application, Applications, slopes, surrogate
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.observation import FunctionGradient, GradientCheck
@@ -180,14 +180,7 @@ def _module_slopes(replica: Replica, call: Call) -> list[Slope]:
         args, kwargs = _replaced((call.args, call.kwargs), given)
         with replica.moved(parameters, [m.detach() for m in moved]):
             out = replica.run(call.module, args, kwargs, copies=False)
-        outputs = [t for t in tensors_in(out) if t.is_floating_point()]
-        weights = torch.Generator().manual_seed(1)
-        return torch.stack(
-            [
-                (o * torch.randn(o.shape, generator=weights, dtype=o.dtype).to(o.device)).sum()
-                for o in outputs
-            ]
-        ).sum()
+        return projected([t for t in tensors_in(out) if t.is_floating_point()])
 
     leaves = [x.clone().requires_grad_() for x in inputs]
     with cuts.recording():

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_debug.experiments.batches import mapped
+from lightning_debug.experiments.batches import distinct, mapped
 from lightning_debug.experiments.calls import Call
-from lightning_debug.experiments.layout import Samples, distinct
+from lightning_debug.experiments.layout import Samples
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.trial import Trial, changed, heard, matched
 from lightning_debug.observation import IgnoredInput, InputUse

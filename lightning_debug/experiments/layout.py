@@ -11,9 +11,7 @@ from torch import Tensor
 from lightning_debug.experiments.batches import mapped
 from lightning_debug.experiments.calls import Call
 from lightning_debug.experiments.replica import NotApplicableError, Replica
-from lightning_debug.taps.statistics import sample, tensors_in
-
-COUNTED = 4096
+from lightning_debug.taps.statistics import tensors_in
 
 
 class Samples:
@@ -96,11 +94,6 @@ def innermost(calls: Sequence[Call]) -> list[Call]:
             above.add(id(parent))
             parent = parent.parent
     return [call for call in calls if id(call) not in above]
-
-
-def distinct(tensor: Tensor) -> int:
-    """Return how many different values a tensor holds, of a sample of them."""
-    return len(set(sample(tensor, COUNTED).tolist()))
 
 
 def _batch_sizes(loader: Any) -> set[int]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lightning_debug.experiments import replica as replicas
 from lightning_debug.experiments.batches import duplicate, samples, take
-from lightning_debug.experiments.calls import recorded
+from lightning_debug.experiments.calls import Recorder
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from tests.runs import Program, digits, quiet_trainer
 from tests.worst import Worst
@@ -67,10 +67,11 @@ def test_it_runs_and_leaves_no_trace(capsys):
             losses = [replica.losses(take(batch, 4))[0] for _ in range(2)]
             losses[1].backward()
             replica.evaluating = True
-            calls = recorded(replica, take(batch, 4))
+            with Recorder(replica) as recorder:
+                replica.losses(take(batch, 4))
         assert state(module) == before
         assert torch.equal(batch[0], x)
-        return losses, [(call.path, call.depth) for call in calls]
+        return losses, [(call.path, call.depth) for call in recorder.calls]
 
     (first, again), calls = trial(act)
     assert first.dtype is torch.float64
