@@ -15,21 +15,30 @@ from lightning_debug.observation import (
     Backward,
     Batch,
     BatchMixing,
+    BatchNorms,
+    Clipping,
     Connections,
     DataFlow,
+    Dropouts,
     FutureLeak,
     GradientCheck,
+    GradientNoise,
     Gradients,
     InputUse,
     LossCalls,
     Losses,
     LossTerms,
+    ModeGap,
     Modes,
     NonFiniteBirth,
     Observation,
     PaddingUse,
+    Plan,
+    Precision,
+    RateTrial,
     RunEnd,
     RunStart,
+    Schedules,
     Tracking,
     Updates,
     Validation,
@@ -93,6 +102,14 @@ class Check:
         """Answer from the state before the first step."""
         return ()
 
+    def on_plan(self, obs: Plan) -> Iterable[Finding]:
+        """Answer from what the run is set up to do."""
+        return ()
+
+    def on_schedules(self, obs: Schedules) -> Iterable[Finding]:
+        """Answer from what schedulers make of the learning rates."""
+        return ()
+
     def on_gradient_check(self, obs: GradientCheck) -> Iterable[Finding]:
         """Answer from gradients compared with finite differences."""
         return ()
@@ -111,6 +128,18 @@ class Check:
 
     def on_input_use(self, obs: InputUse) -> Iterable[Finding]:
         """Answer from what changed when an input was changed."""
+        return ()
+
+    def on_mode_gap(self, obs: ModeGap) -> Iterable[Finding]:
+        """Answer from one batch in train mode and in eval mode."""
+        return ()
+
+    def on_gradient_noise(self, obs: GradientNoise) -> Iterable[Finding]:
+        """Answer from how much the gradient differs between samples."""
+        return ()
+
+    def on_rate_trial(self, obs: RateTrial) -> Iterable[Finding]:
+        """Answer from what other learning rates would have done."""
         return ()
 
     def on_non_finite_birth(self, obs: NonFiniteBirth) -> Iterable[Finding]:
@@ -153,8 +182,24 @@ class Check:
         """Answer from the gradients that an optimizer is about to use."""
         return ()
 
+    def on_clipping(self, obs: Clipping) -> Iterable[Finding]:
+        """Answer from what clipping made of the gradients."""
+        return ()
+
+    def on_precision(self, obs: Precision) -> Iterable[Finding]:
+        """Answer from what the number format could not hold."""
+        return ()
+
     def on_updates(self, obs: Updates) -> Iterable[Finding]:
         """Answer from what an optimizer step did."""
+        return ()
+
+    def on_batch_norms(self, obs: BatchNorms) -> Iterable[Finding]:
+        """Answer from what batch norms normalise over."""
+        return ()
+
+    def on_dropouts(self, obs: Dropouts) -> Iterable[Finding]:
+        """Answer from where values are dropped."""
         return ()
 
     def on_modes(self, obs: Modes) -> Iterable[Finding]:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from lightning_debug.observation import (
     Modes,
     NonFiniteBirth,
     Observation,
+    Plan,
     RunEnd,
     RunStart,
     Updates,
@@ -49,9 +50,10 @@ from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropped_norm import DroppedNormTap
 from lightning_debug.taps.entries import EntryTap
 from lightning_debug.taps.forward import ForwardTap
-from lightning_debug.taps.functions import FunctionTap
+from lightning_debug.taps.functions import FunctionTap, Listener
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
 from lightning_debug.taps.handwritten import HandwrittenTap
+from lightning_debug.taps.look import LookTap
 from lightning_debug.taps.loss_calls import LossTap
 from lightning_debug.taps.modes import ModeTap
 from lightning_debug.taps.muted import MutedTap
@@ -109,6 +111,7 @@ class Observer:
         alone: Whether this is the only process of the run.
         ties: Names of parameters that were one when the trainer got the model.
         probes: Experiments on a copy of the model; None for none.
+        plan: What the run is set up to do; its optimizers are filled in.
 
     Attributes:
         validation: Watches validation and the metrics that are logged.
@@ -127,8 +130,10 @@ class Observer:
         alone: bool = True,
         ties: Iterable[tuple[str, ...]] = (),
         probes: Probes | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self._session = session
+        self._plan = plan or Plan()
         self._probes = probes
         self._contain = session.contain
         self._schedule = schedule
@@ -153,9 +158,11 @@ class Observer:
         self._chains = ChainTap(self._trace)
         self._recurrent = RecurrentTap(self._trace)
         self._connections = ConnectionTap(self._trace, model, self._wiring, ties)
+        self._look_taps: list[LookTap] = []
         self._functions = FunctionTap(
             self._trace,
             [
+                *(tap for tap in self._look_taps if isinstance(tap, Listener)),
                 self._losses,
                 self._handwritten,
                 self._replay,
@@ -198,6 +205,16 @@ class Observer:
 
     def start(self, step: int, epoch: int) -> None:
         """Measure the state before the first step."""
+        self._measure_start(step, epoch)
+        with self._contain("the plan of the run"):
+            optimizers = self._wiring.plan()
+            self._show(replace(self._plan, step=step, epoch=epoch, optimizers=optimizers))
+        for tap in self._working():
+            with self._contain(tap.name):
+                for obs in tap.start(step, epoch):
+                    self._show(obs)
+
+    def _measure_start(self, step: int, epoch: int) -> None:
         if not self._session.wants(RunStart):
             return
         with self._contain("the tap on parameters"):
@@ -243,6 +260,9 @@ class Observer:
         if self._session.wants(Batch) and self._contain.works("the tap on the batch"):
             with self._contain("the tap on the batch"):
                 self._batch.pass_by(batch, index, step, epoch)
+        for tap in self._working():
+            with self._contain(tap.name):
+                tap.passes(step, epoch)
         first = self._looks == 0
         self._idle -= 1
         if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
@@ -303,6 +323,9 @@ class Observer:
             if self._contain.works("the tap on connections"):
                 with self._contain("the tap on connections"), self._functions.deaf():
                     self._connections.after_backward()
+            for tap in self._working():
+                with self._contain(tap.name), self._functions.deaf():
+                    tap.after_backward()
             self._functions.listening = self._contain.works("the tap on functions")
             self._forward.pause(not self._contain.works("the tap on modules"))
 
@@ -330,6 +353,9 @@ class Observer:
         if self._contain.works("the tap on connections"):
             with self._contain("the tap on connections"), self._functions.deaf():
                 self._connections.before_step(optimizer)
+        for tap in self._working():
+            with self._contain(tap.name), self._functions.deaf():
+                tap.before_step(optimizer)
 
     def batch_end(self, loss: Tensor | None, *, last: bool = False) -> None:
         """Keep the loss of the batch, if there is one; at a look, close the taps and send.
@@ -398,6 +424,10 @@ class Observer:
                     Losses(step=step, epoch=epoch, values=tuple((n, e.value) for n, e in losses))
                 )
                 self._show(self._batch.rest(step, epoch))
+        for tap in self._working():
+            with self._contain(tap.name):
+                for obs in tap.rest(step, epoch):
+                    self._show(obs)
         with self._contain("the last numbers of connections"):
             rest = self._connections.rest(step, epoch)
             if rest is not None:
@@ -438,6 +468,9 @@ class Observer:
         if works("the tap on updates") and (wants(Updates) or wants(Gradients)):
             with self._contain("the tap on updates"):
                 look.still = self._updates.still(look.ledger)
+        for tap in self._working():
+            with self._contain(tap.name):
+                tap.begin(look.ledger, batch)
         self._recurrent.begin(look.ledger, wanted=wants(Backward))
         self._modes.begin(wanted=wants(Modes))
         few = wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
@@ -479,6 +512,10 @@ class Observer:
                 look.stepped.add(id(optimizer))
                 if self._session.wants(Updates) and self._contain.works("the tap on updates"):
                     look.updates.append(self._updates.measure(optimizer, look.ledger))
+        if id(optimizer) in look.stepped:
+            for tap in self._working():
+                with self._contain(tap.name), self._functions.deaf():
+                    tap.after_step(optimizer)
         if self._contain.works("the tap on connections"):
             with self._contain("the tap on connections"), self._functions.deaf():
                 ours = id(optimizer) in look.stepped
@@ -497,6 +534,9 @@ class Observer:
         if self._contain.works("the tap on connections"):
             with self._contain("the tap on connections"), self._functions.deaf():
                 self._connections.end()
+        for tap in self._working():
+            with self._contain(tap.name), self._functions.deaf():
+                tap.end()
         self._forward.end()
         self._losses.end()
         self._entries.end()
@@ -614,10 +654,18 @@ class Observer:
         yield from gradients
         for draft in look.updates:
             yield draft.observation(look.step, look.epoch)
+        for tap in self._working():
+            with self._contain(tap.name):
+                yield from tap.observations(look.step, look.epoch)
         if gradients:
             trained = {n for obs in gradients for n, g in obs.parameters.items() if g.present}
             parts = self._modes.parts(trained)
             yield Modes(step=look.step, epoch=look.epoch, parts=parts)
+
+    def _working(self) -> list[LookTap]:
+        """Return the taps that somebody asks for and that have not failed."""
+        wants, works = self._session.wants, self._contain.works
+        return [t for t in self._look_taps if works(t.name) and any(map(wants, t.kinds))]
 
     def _show(self, obs: Observation) -> None:
         if isinstance(obs, RunEnd) or self._session.wants(type(obs)):

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
-from rich.text import Text
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
-from lightning_debug import record, registry
+from lightning_debug import record, registry, trainers
 from lightning_debug.check import Check
 from lightning_debug.experiments.probes import Probes
 from lightning_debug.finding import Finding, Severity, TrainingBugError
-from lightning_debug.observation import Validation, Watcher
+from lightning_debug.observation import Validation
 from lightning_debug.observer import Observer
 from lightning_debug.schedule import Schedule
 from lightning_debug.session import Session
@@ -151,7 +149,7 @@ class Section(pl.Callback):
             return
         sinks = _sinks(sections) if trainer.is_global_zero else []
         # log_dir asks all ranks, so it is read on all of them.
-        folder = _log_dir(trainer)
+        folder = trainers.log_dir(trainer)
         session = Session(
             _checks(sections),
             sinks,
@@ -161,15 +159,17 @@ class Section(pl.Callback):
         for section in sections:
             section._session = session
         with session.contain("the run folder"):
-            if any(isinstance(sink, RunFolder) for sink in sinks) and not _dry(trainer):
+            if any(isinstance(sink, RunFolder) for sink in sinks) and not trainers.dry(trainer):
                 self.run_folder = new_folder(folder)
         with session.contain("the start of the session"):
             session.start(
                 RunInfo(
                     folder=str(self.run_folder) if self.run_folder else None,
                     loggers=list(trainer.loggers),
-                    write=_writer(trainer),
-                    record=record.describe(pl_module, trainer.optimizers, _settings(trainer)),
+                    write=trainers.writer(trainer),
+                    record=record.describe(
+                        pl_module, trainer.optimizers, trainers.settings(trainer)
+                    ),
                 )
             )
 
@@ -196,6 +196,7 @@ class Section(pl.Callback):
                 alone=trainer.world_size == 1,
                 ties=self._ties,
                 probes=probes,
+                plan=trainers.plan(trainer, pl_module),
                 loader=loaders.describe(
                     trainer.train_dataloader,
                     trainer.val_dataloaders,
@@ -220,7 +221,7 @@ class Section(pl.Callback):
                     batch_idx,
                     trainer.global_step,
                     trainer.current_epoch,
-                    updates=_updates(trainer, pl_module, batch_idx),
+                    updates=trainers.updates(trainer, pl_module, batch_idx),
                 )
 
     def on_before_backward(
@@ -363,7 +364,7 @@ class Section(pl.Callback):
                 trainer.current_epoch,
                 stage,
                 metrics=trainer.callback_metrics,
-                watchers=_watchers(trainer),
+                watchers=trainers.watchers(trainer),
                 complete=stage != "validation" and validated,
             )
 
@@ -564,62 +565,3 @@ def _probes(trainer: pl.Trainer, module: pl.LightningModule) -> Probes | None:
         updates=trainer.estimated_stepping_batches,
         precision=trainer.precision_plugin.train_step_context,
     )
-
-
-def _updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> bool:
-    """Tell whether the optimizer is expected to step in this batch."""
-    if not module.automatic_optimization:
-        return True
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-
-
-def _watchers(trainer: pl.Trainer) -> list[Watcher]:
-    """Return what decides by a logged metric, known by its properties and not by its class."""
-    found = []
-    for callback in getattr(trainer, "callbacks"):  # noqa: B009 - set, not declared
-        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
-        # A checkpoint that keeps nothing compares nothing.
-        keeps = getattr(callback, "save_top_k", 1) != 0
-        if isinstance(monitor, str) and mode in ("min", "max") and keeps:
-            found.append(Watcher(name=type(callback).__name__, monitor=monitor, mode=str(mode)))
-    for config in trainer.lr_scheduler_configs:
-        monitor, mode = config.monitor, getattr(config.scheduler, "mode", None)
-        automatic = trainer.lightning_module.automatic_optimization
-        if automatic and config.reduce_on_plateau and monitor and mode in ("min", "max"):
-            name = type(config.scheduler).__name__
-            found.append(Watcher(name=name, monitor=monitor, mode=str(mode), guards=False))
-    return found
-
-
-def _log_dir(trainer: pl.Trainer) -> Path:
-    folder = trainer.log_dir
-    return Path(folder if isinstance(folder, (str, Path)) else trainer.default_root_dir)
-
-
-def _dry(trainer: pl.Trainer) -> bool:
-    return bool(getattr(trainer, "fast_dev_run", False))
-
-
-def _settings(trainer: pl.Trainer) -> dict[str, Any]:
-    return {
-        "max_epochs": trainer.max_epochs,
-        "max_steps": trainer.max_steps,
-        "precision": str(trainer.precision),
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "strategy": type(trainer.strategy).__name__,
-        "devices": trainer.world_size,
-    }
-
-
-def _writer(trainer: pl.Trainer) -> Callable[[str], None]:
-    """Return a function that prints above the progress bar, whichever kind it is."""
-
-    def write(text: str) -> None:
-        live = getattr(trainer.progress_bar_callback, "progress", None)
-        if live is not None and hasattr(live, "console"):
-            live.console.print(Text.from_ansi(text))
-        else:
-            tqdm.write(text)
-
-    return write

@@ -16,6 +16,7 @@ from lightning_debug.observation.activations import (
 )
 from lightning_debug.observation.base import Observation, hook, owner
 from lightning_debug.observation.chains import LinearPair
+from lightning_debug.observation.clipping import Clipping
 from lightning_debug.observation.connections import (
     Connections,
     GradientUse,
@@ -37,6 +38,7 @@ from lightning_debug.observation.data import (
     Validation,
     ValidationPrints,
 )
+from lightning_debug.observation.dropouts import DropoutCall, Dropouts
 from lightning_debug.observation.loss import (
     ClassCounts,
     Ends,
@@ -50,6 +52,8 @@ from lightning_debug.observation.loss import (
     WholeLoss,
 )
 from lightning_debug.observation.modes import ModePart, Modes
+from lightning_debug.observation.noise import GradientNoise
+from lightning_debug.observation.norms import BatchNormCall, BatchNorms, ModeGap
 from lightning_debug.observation.optimization import (
     Backward,
     BackwardCall,
@@ -59,6 +63,8 @@ from lightning_debug.observation.optimization import (
     RecurrentFlow,
     Updates,
 )
+from lightning_debug.observation.plan import GroupPlan, OptimizerPlan, Plan
+from lightning_debug.observation.precision import Precision
 from lightning_debug.observation.probes import (
     BatchMixing,
     FunctionGradient,
@@ -72,6 +78,8 @@ from lightning_debug.observation.probes import (
     PaddingUse,
     ReadPadding,
 )
+from lightning_debug.observation.rates import RateArm, RateTrial
+from lightning_debug.observation.schedules import Schedules, ScheduleState
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
 from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
 
@@ -82,22 +90,29 @@ __all__ = [
     "BackwardCall",
     "Batch",
     "BatchMixing",
+    "BatchNormCall",
+    "BatchNorms",
     "BatchTensor",
     "BrokenTensor",
     "ClassCounts",
+    "Clipping",
     "Column",
     "Comparison",
     "Connections",
     "DataEntry",
     "DataFlow",
+    "DropoutCall",
+    "Dropouts",
     "DroppedNorm",
     "Ends",
     "EpochStart",
     "FunctionGradient",
     "FutureLeak",
     "GradientCheck",
+    "GradientNoise",
     "GradientUse",
     "Gradients",
+    "GroupPlan",
     "IgnoredInput",
     "InputUse",
     "Leak",
@@ -110,22 +125,30 @@ __all__ = [
     "Losses",
     "MetricPass",
     "MixedOutput",
+    "ModeGap",
     "ModePart",
     "Modes",
     "ModuleCall",
     "NonFiniteBirth",
     "NonlinearCall",
     "Observation",
+    "OptimizerPlan",
     "PaddingUse",
     "ParameterGradient",
     "ParameterStart",
     "ParameterUpdate",
+    "Plan",
+    "Precision",
     "Predictions",
+    "RateArm",
+    "RateTrial",
     "ReadPadding",
     "RecurrentFlow",
     "Rewrite",
     "RunEnd",
     "RunStart",
+    "ScheduleState",
+    "Schedules",
     "Stranger",
     "Stray",
     "TargetCall",
@@ -145,11 +168,16 @@ __all__ = [
 # In the order in which the observations of one look are shown.
 KINDS: tuple[type[Observation], ...] = (
     RunStart,
+    Plan,
+    Schedules,
     GradientCheck,
     BatchMixing,
     FutureLeak,
     PaddingUse,
     InputUse,
+    ModeGap,
+    GradientNoise,
+    RateTrial,
     NonFiniteBirth,
     Batch,
     Activations,
@@ -160,7 +188,11 @@ KINDS: tuple[type[Observation], ...] = (
     Backward,
     Connections,
     Gradients,
+    Clipping,
+    Precision,
     Updates,
+    BatchNorms,
+    Dropouts,
     Modes,
     Validation,
     Tracking,

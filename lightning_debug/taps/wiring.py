@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from lightning_debug.observation import ParameterStart, owner
+from lightning_debug.observation import GroupPlan, OptimizerPlan, ParameterStart, owner
 from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, stride_for, wide
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -79,6 +80,21 @@ class Wiring:
             return name
         index = next((i for i, o in enumerate(self._optimizers) if o is optimizer), 0)
         return f"{name} {index}"
+
+    def plan(self) -> tuple[OptimizerPlan, ...]:
+        """Return the optimizers with their groups and settings, as they are now."""
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        return tuple(
+            OptimizerPlan(
+                label=self.label(optimizer),
+                kind=type(optimizer).__name__,
+                groups=tuple(
+                    _planned(index, group, names)
+                    for index, group in enumerate(optimizer.param_groups)
+                ),
+            )
+            for optimizer in self._optimizers
+        )
 
     def is_scheduled(self, optimizer: Optimizer) -> bool:
         """Tell whether a scheduler drives the learning rate."""
@@ -157,6 +173,21 @@ class Wiring:
         """Return the label of the optimizer that holds a parameter; empty for none."""
         holder = self._holders.get(id(parameter))
         return self.label(holder[0]) if holder else ""
+
+
+def _planned(index: int, group: Mapping[str, Any], names: Mapping[int, str]) -> GroupPlan:
+    settings = {
+        name: float(value)
+        for name, value in group.items()
+        if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    betas = group.get("betas")
+    return GroupPlan(
+        index=index,
+        parameters=tuple(names[id(p)] for p in group["params"] if id(p) in names),
+        settings=settings,
+        beta=float(betas[0]) if isinstance(betas, tuple) else math.nan,
+    )
 
 
 class _Start:

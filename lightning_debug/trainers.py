@@ -1,0 +1,97 @@
+"""What a Trainer tells: read, never changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.text import Text
+from tqdm import tqdm
+
+from lightning_debug.observation import Plan, Watcher
+
+
+def plan(trainer: pl.Trainer, module: pl.LightningModule) -> Plan:
+    """Return what the run is set up to do, except for its optimizers."""
+    updates, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    return Plan(
+        updates=_count(updates),
+        epochs=_count(trainer.max_epochs or 0),
+        batches=_count(batches),
+        accumulate=trainer.accumulate_grad_batches,
+        automatic=module.automatic_optimization,
+        precision=str(trainer.precision),
+        processes=trainer.world_size,
+        clip_value=float(trainer.gradient_clip_val or 0.0),
+        clip_algorithm=str(trainer.gradient_clip_algorithm or "norm"),
+    )
+
+
+def _count(number: float) -> int:
+    """Return a number of things; 0 for an unknown or endless one."""
+    return int(number) if math.isfinite(number) and number > 0 else 0
+
+
+def updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> bool:
+    """Tell whether the optimizer is expected to step in this batch."""
+    if not module.automatic_optimization:
+        return True
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def watchers(trainer: pl.Trainer) -> list[Watcher]:
+    """Return what decides by a logged metric, known by its properties and not by its class."""
+    found = []
+    for callback in getattr(trainer, "callbacks"):  # noqa: B009 - set, not declared
+        monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        # A checkpoint that keeps nothing compares nothing.
+        keeps = getattr(callback, "save_top_k", 1) != 0
+        if isinstance(monitor, str) and mode in ("min", "max") and keeps:
+            found.append(Watcher(name=type(callback).__name__, monitor=monitor, mode=str(mode)))
+    for config in trainer.lr_scheduler_configs:
+        monitor, mode = config.monitor, getattr(config.scheduler, "mode", None)
+        automatic = trainer.lightning_module.automatic_optimization
+        if automatic and config.reduce_on_plateau and monitor and mode in ("min", "max"):
+            name = type(config.scheduler).__name__
+            found.append(Watcher(name=name, monitor=monitor, mode=str(mode), guards=False))
+    return found
+
+
+def log_dir(trainer: pl.Trainer) -> Path:
+    """Return where the run writes; asks all ranks."""
+    folder = trainer.log_dir
+    return Path(folder if isinstance(folder, (str, Path)) else trainer.default_root_dir)
+
+
+def dry(trainer: pl.Trainer) -> bool:
+    """Tell whether the run is a trial that writes nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def settings(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the settings that are worth recording."""
+    return {
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "precision": str(trainer.precision),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "strategy": type(trainer.strategy).__name__,
+        "devices": trainer.world_size,
+    }
+
+
+def writer(trainer: pl.Trainer) -> Callable[[str], None]:
+    """Return a function that prints above the progress bar, whichever kind it is."""
+
+    def write(text: str) -> None:
+        live = getattr(trainer.progress_bar_callback, "progress", None)
+        if live is not None and hasattr(live, "console"):
+            live.console.print(Text.from_ansi(text))
+        else:
+            tqdm.write(text)
+
+    return write
