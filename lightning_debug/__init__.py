@@ -13,23 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_debug.check import Check as Check
+    from lightning_debug.experiments.sharpness import Sharpness as Sharpness
+    from lightning_debug.experiments.sharpness import sharpness as sharpness
     from lightning_debug.finding import Finding as Finding
     from lightning_debug.finding import Severity as Severity
     from lightning_debug.finding import TrainingBugError as TrainingBugError
     from lightning_debug.sinks.sink import Sink as Sink
     from lightning_debug.suite import ActivationStats as ActivationStats
+    from lightning_debug.suite import BatchNormUse as BatchNormUse
+    from lightning_debug.suite import BatchSize as BatchSize
     from lightning_debug.suite import DataQuality as DataQuality
     from lightning_debug.suite import DebugSuite as DebugSuite
+    from lightning_debug.suite import DropoutUse as DropoutUse
+    from lightning_debug.suite import GradientClipping as GradientClipping
     from lightning_debug.suite import GradientCorrectness as GradientCorrectness
     from lightning_debug.suite import GradientNorms as GradientNorms
     from lightning_debug.suite import InitialLoss as InitialLoss
     from lightning_debug.suite import LayerOrder as LayerOrder
     from lightning_debug.suite import LeakProbes as LeakProbes
+    from lightning_debug.suite import LearningRate as LearningRate
     from lightning_debug.suite import LossCurve as LossCurve
     from lightning_debug.suite import LossFunction as LossFunction
     from lightning_debug.suite import MetricUse as MetricUse
     from lightning_debug.suite import ModelWiring as ModelWiring
     from lightning_debug.suite import ModuleModes as ModuleModes
+    from lightning_debug.suite import NumericPrecision as NumericPrecision
+    from lightning_debug.suite import OptimizerChoice as OptimizerChoice
     from lightning_debug.suite import UpdateRatios as UpdateRatios
 
 __version__ = "0.1.0"
@@ -41,14 +50,23 @@ _HOMES = {
     "ActivationStats": "suite",
     "UpdateRatios": "suite",
     "LayerOrder": "suite",
+    "LearningRate": "suite",
     "LeakProbes": "suite",
+    "BatchSize": "suite",
     "LossFunction": "suite",
     "LossCurve": "suite",
     "DataQuality": "suite",
     "ModelWiring": "suite",
+    "GradientClipping": "suite",
     "GradientCorrectness": "suite",
     "MetricUse": "suite",
     "ModuleModes": "suite",
+    "BatchNormUse": "suite",
+    "DropoutUse": "suite",
+    "OptimizerChoice": "suite",
+    "NumericPrecision": "suite",
+    "Sharpness": "experiments.sharpness",
+    "sharpness": "experiments.sharpness",
     "Check": "check",
     "Finding": "finding",
     "Severity": "finding",

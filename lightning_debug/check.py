@@ -39,6 +39,7 @@ from lightning_debug.observation import (
     RunEnd,
     RunStart,
     Schedules,
+    StepResponse,
     Tracking,
     Updates,
     Validation,
@@ -47,7 +48,7 @@ from lightning_debug.observation import (
 # After the first value that is not finite, every number of the run means little.
 BREAKS_ALL = ("non-finite-activation", "non-finite-gradient", "non-finite-loss")
 # What was so before the first update was not done by updates.
-BY_UPDATES = ("update-too-large", "exploding-gradient")
+BY_UPDATES = ("learning-rate-too-high", "update-too-large", "exploding-gradient")
 
 
 @dataclass(kw_only=True)
@@ -192,6 +193,10 @@ class Check:
 
     def on_updates(self, obs: Updates) -> Iterable[Finding]:
         """Answer from what an optimizer step did."""
+        return ()
+
+    def on_step_response(self, obs: StepResponse) -> Iterable[Finding]:
+        """Answer from how the loss answered to a step."""
         return ()
 
     def on_batch_norms(self, obs: BatchNorms) -> Iterable[Finding]:

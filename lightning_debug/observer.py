@@ -21,11 +21,14 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from lightning_debug.experiments.mode_gap import ModeGapTap
 from lightning_debug.experiments.probes import Probes
+from lightning_debug.experiments.rehearsal import rehearse
 from lightning_debug.observation import (
     Activations,
     Backward,
     Batch,
+    Clipping,
     Connections,
     DataFlow,
     Gradients,
@@ -44,9 +47,12 @@ from lightning_debug.observation import (
 )
 from lightning_debug.schedule import DEFAULT_EVERY, Clock, Schedule
 from lightning_debug.session import Session
+from lightning_debug.taps.batch_norms import BatchNormTap
 from lightning_debug.taps.chains import ChainTap
+from lightning_debug.taps.clipping import ClippingTap
 from lightning_debug.taps.connections import ConnectionTap
 from lightning_debug.taps.data import BatchTap
+from lightning_debug.taps.dropouts import DropoutTap, Probabilities
 from lightning_debug.taps.dropped_norm import DroppedNormTap
 from lightning_debug.taps.entries import EntryTap
 from lightning_debug.taps.forward import ForwardTap
@@ -58,8 +64,11 @@ from lightning_debug.taps.loss_calls import LossTap
 from lightning_debug.taps.modes import ModeTap
 from lightning_debug.taps.muted import MutedTap
 from lightning_debug.taps.nonlinear import NonlinearTap
+from lightning_debug.taps.precision import PrecisionTap
 from lightning_debug.taps.recurrent import RecurrentTap
 from lightning_debug.taps.replay import ReplayTap
+from lightning_debug.taps.schedules import Course, ScheduleTap
+from lightning_debug.taps.slopes import SlopeTap
 from lightning_debug.taps.statistics import on_host
 from lightning_debug.taps.terms import TermTap
 from lightning_debug.taps.thresholds import ThresholdTap
@@ -112,6 +121,9 @@ class Observer:
         ties: Names of parameters that were one when the trainer got the model.
         probes: Experiments on a copy of the model; None for none.
         plan: What the run is set up to do; its optimizers are filled in.
+        scaler: The trainer's gradient scaler, if it has one.
+        course: The schedulers, and what bears on them.
+        probabilities: Knows what validation before training has changed.
 
     Attributes:
         validation: Watches validation and the metrics that are logged.
@@ -131,6 +143,9 @@ class Observer:
         ties: Iterable[tuple[str, ...]] = (),
         probes: Probes | None = None,
         plan: Plan | None = None,
+        scaler: object = None,
+        course: Course | None = None,
+        probabilities: Probabilities | None = None,
     ) -> None:
         self._session = session
         self._plan = plan or Plan()
@@ -141,7 +156,11 @@ class Observer:
         self._wiring = Wiring(model, optimizers, scheduled)
         self._trace = Trace({})
         self._batch = BatchTap()
-        self.validation = ValidationObserver(model, session, alone=alone)
+        self._norms = BatchNormTap(self._trace, model)
+        self._probabilities = probabilities or Probabilities(model)
+        self.validation = ValidationObserver(
+            model, session, self._norms, self._probabilities, alone=alone
+        )
         self._classes = ThresholdTap(self._trace, "training_step")
         self._handwritten = HandwrittenTap(self._trace)
         self._replay = ReplayTap()
@@ -158,7 +177,18 @@ class Observer:
         self._chains = ChainTap(self._trace)
         self._recurrent = RecurrentTap(self._trace)
         self._connections = ConnectionTap(self._trace, model, self._wiring, ties)
-        self._look_taps: list[LookTap] = []
+        self._clipping = ClippingTap(self._wiring)
+        self._look_taps: list[LookTap] = [
+            ScheduleTap(
+                model, self._wiring, self._plan, course or Course(), rehearse, resumed=resumed
+            ),
+            self._clipping,
+            SlopeTap(self._wiring),
+            PrecisionTap(self._wiring, model, scaler),
+            self._norms,
+            DropoutTap(self._trace, self._probabilities),
+            *([ModeGapTap(model, optimizers, self._plan.updates)] if probes is not None else []),
+        ]
         self._functions = FunctionTap(
             self._trace,
             [
@@ -186,7 +216,7 @@ class Observer:
             self._left,
             lambda error: self._contain.fail("the tap on modules", error),
         )
-        self._updates = UpdateTap(self._wiring)
+        self._updates = UpdateTap(self._wiring, self._trace)
         self._gradients = GradientTap(self._wiring, set())
         self._kept: deque[tuple[int, Tensor]] = deque(maxlen=LOSSES_KEPT)
         self._look: _Look | None = None
@@ -247,6 +277,9 @@ class Observer:
             updates: Whether an optimizer step is expected in this batch.
         """
         self._read()
+        if self._probes is not None:
+            with self._contain("the experiments on a copy"):
+                self._probes.passes(batch, step, wants=self._session.wants)
         if self._probes is not None and self._probes.due(step):
             with self._contain("the experiments on a copy"):
                 wants, contain = self._session.wants, self._contain
@@ -335,6 +368,9 @@ class Observer:
         if look is None:
             if self._traces and self._gradients.broken(optimizer):
                 self._trace_birth()
+            if self._session.wants(Clipping) and self._contain.works(self._clipping.name):
+                with self._contain(self._clipping.name):
+                    self._clipping.unseen_step(optimizer)
             return
         if any(known is optimizer for known, _ in look.gradients):
             return  # a closure is evaluated several times in one step
@@ -480,7 +516,8 @@ class Observer:
                 fresh = look.first and not self._resumed
                 self._connections.begin(look.ledger, wanted=wants(Connections), fresh=fresh)
         kinds = (Activations, LossCalls, Gradients, Backward, Modes, Connections)
-        forward = any(wants(kind) for kind in kinds)
+        listening = any(isinstance(tap, Listener) for tap in self._working())
+        forward = listening or any(wants(kind) for kind in kinds)
         if works("the tap on modules") and forward:
             self._forward.begin(look.ledger, backward=wants(Backward))
         if works("the tap on functions") and (forward or wants(DataFlow)):
@@ -498,7 +535,8 @@ class Observer:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # Lightning steps with a closure, and tells us when it has run.
-        if not args and kwargs.get("closure") is None and self._look:
+        # The first argument is the optimizer itself.
+        if len(args) < 2 and kwargs.get("closure") is None and self._look:
             with self._contain("the tap on updates"):
                 if self._wiring.add(optimizer):
                     self.before_optimizer_step(optimizer)
@@ -668,6 +706,8 @@ class Observer:
         return [t for t in self._look_taps if works(t.name) and any(map(wants, t.kinds))]
 
     def _show(self, obs: Observation) -> None:
+        if self._probes is not None:
+            self._probes.hear(obs)
         if isinstance(obs, RunEnd) or self._session.wants(type(obs)):
             self._session.observe(obs)
 

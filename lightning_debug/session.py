@@ -152,10 +152,14 @@ class Session:
         finding = merge(places)
         if before:
             finding = replace(finding, step=before.step, epoch=before.epoch, count=before.count + 1)
-        finding = replace(finding, caused_by=before.caused_by if before else self._cause(check))
+        # What has become an alarm since has its causes and symptoms looked for anew.
+        worse = before is None or before.severity < finding.severity
+        finding = replace(finding, caused_by=before.caused_by if before else "")
+        if worse and not finding.caused_by:
+            finding = replace(finding, caused_by=self._cause(check))
         self._told[finding.name] = finding
         self._emit(finding, new=before is None)
-        if before is None:
+        if worse:
             self._refile(finding)
 
     def _cause(self, check: Check) -> str:

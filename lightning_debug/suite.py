@@ -26,6 +26,7 @@ from lightning_debug.sinks.loggers import Loggers
 from lightning_debug.sinks.run_folder import RunFolder, new_folder
 from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.taps import loaders
+from lightning_debug.taps.dropouts import Probabilities
 from lightning_debug.taps.ties import Groups, tied
 from lightning_debug.taps.validation import ValidationTap
 
@@ -101,6 +102,7 @@ class Section(pl.Callback):
         self.from_environment = False
         self._session: Session | None = None
         self._ties: Groups = frozenset()
+        self._probabilities: Probabilities | None = None
         self._observer: Observer | None = None
         self._findings: list[Finding] = []
         self._loss: Tensor | None = None
@@ -126,8 +128,8 @@ class Section(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the live parts behind: a pickle or a copy knows the findings, not the run."""
-        live = {"_session": None, "_observer": None, "_loss": None, "_validation": None}
-        return self.__dict__ | live | {"_findings": self.findings}
+        live = ("_session", "_observer", "_loss", "_validation", "_probabilities")
+        return self.__dict__ | dict.fromkeys(live) | {"_findings": self.findings}
 
     def __repr__(self) -> str:
         """Say what it is and what it found."""
@@ -140,6 +142,19 @@ class Section(pl.Callback):
         """Remember which weights are tied, before anything is moved, wrapped or restored."""
         with contextlib.suppress(Exception):  # there is no session yet that could contain it
             self._ties = tied(pl_module) if self.debug else frozenset()
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the chances that modules draw with; validation must leave them alone."""
+        if self._session is not None:
+            with self._session.contain("the tap on dropouts"):
+                self._probabilities = Probabilities(pl_module)
+                self._probabilities.begin()
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See which of them it has changed."""
+        if self._session is not None and self._probabilities is not None:
+            with self._session.contain("the tap on dropouts"):
+                self._probabilities.end()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the session, if this callback drives it."""
@@ -197,6 +212,9 @@ class Section(pl.Callback):
                 ties=self._ties,
                 probes=probes,
                 plan=trainers.plan(trainer, pl_module),
+                scaler=trainers.scaler(trainer),
+                course=trainers.course(trainer),
+                probabilities=self._probabilities,
                 loader=loaders.describe(
                     trainer.train_dataloader,
                     trainer.val_dataloaders,
@@ -267,6 +285,9 @@ class Section(pl.Callback):
         """Get ready to hear of the validation loss."""
         if self._validation is not None:
             self._validation.begin()
+        with self._watching() as observer:
+            if observer:
+                observer.validation.start()
 
     def on_validation_batch_start(
         self,
@@ -304,12 +325,13 @@ class Section(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Observe the validation."""
         tap, session = self._validation, self._session
-        if tap is None or session is None:
+        if session is None:
             return
         loss = math.nan
-        # On every rank, whatever has failed on this one: the others wait for it here.
-        with session.contain("the mean over the validation data"):
-            loss = tap.loss(trainer.callback_metrics, trainer.strategy.root_device)
+        if tap is not None:
+            # On every rank, whatever has failed on this one: the others wait for it here.
+            with session.contain("the mean over the validation data"):
+                loss = tap.loss(trainer.callback_metrics, trainer.strategy.root_device)
         with self._watching() as observer:
             if observer:
                 self._validated = True
@@ -374,6 +396,7 @@ class Section(pl.Callback):
                 self._track(trainer, "run")
         observer, self._observer = self._observer, None
         self._validation = None
+        self._probabilities = None
         session = self._session
         self._loss = None
         if session is None or session.closed:
@@ -451,6 +474,17 @@ class UpdateRatios(Section):
     )
 
 
+class LearningRate(Section):
+    """Does the learning rate do what it is meant to, from the first update to the last?"""
+
+    names = (
+        "learning-rate-too-high",
+        "learning-rate-too-low",
+        "scheduler-misconfigured",
+        "no-scheduler",
+    )
+
+
 class LayerOrder(Section):
     """Are layers executed in a sound order, with a non-linearity between weight layers?"""
 
@@ -472,6 +506,35 @@ class ModuleModes(Section):
     """Do modules train in train mode and validate in eval mode?"""
 
     names = ("module-in-eval-mode", "module-in-train-mode")
+
+
+class BatchNormUse(Section):
+    """Do batch norms have enough values to normalise over, and statistics fit to evaluate by?"""
+
+    names = (
+        "batch-norm-small-batch",
+        "batch-norm-stale-stats",
+        "batch-norm-not-synced",
+        "bias-before-norm",
+    )
+
+
+class DropoutUse(Section):
+    """Is dropout where it belongs, and off in evaluation?"""
+
+    names = ("dropout-active-in-eval", "dropout-misplaced")
+
+
+class GradientClipping(Section):
+    """Does clipping leave enough of the gradients, and is it there where it is needed?"""
+
+    names = ("clipping-too-tight", "clipping-missing")
+
+
+class BatchSize(Section):
+    """Does a batch have enough samples, and an epoch enough batches?"""
+
+    names = ("batch-size-too-small", "batch-size-too-large")
 
 
 class LeakProbes(Section):
@@ -516,6 +579,18 @@ class DataQuality(Section):
         "train-val-overlap",
         "duplicate-augmentation",
     )
+
+
+class OptimizerChoice(Section):
+    """Does the optimizer have momentum, and decay what it should, in the way it should?"""
+
+    names = ("adam-with-l2", "weight-decay-on-norm", "sgd-without-momentum")
+
+
+class NumericPrecision(Section):
+    """Can the number formats of the run hold its gradients and steps?"""
+
+    names = ("precision-underflow",)
 
 
 class MetricUse(Section):
@@ -563,5 +638,10 @@ def _probes(trainer: pl.Trainer, module: pl.LightningModule) -> Probes | None:
         module,
         trainer.optimizers,
         updates=trainer.estimated_stepping_batches,
+        clip=(
+            float(trainer.gradient_clip_val or 0.0),
+            str(trainer.gradient_clip_algorithm or "norm"),
+        ),
         precision=trainer.precision_plugin.train_step_context,
+        scaler=trainers.scaler(trainer),
     )

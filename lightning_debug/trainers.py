@@ -12,6 +12,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from lightning_debug.observation import Plan, Watcher
+from lightning_debug.taps.schedules import Course, Scheduled
 
 
 def plan(trainer: pl.Trainer, module: pl.LightningModule) -> Plan:
@@ -35,11 +36,43 @@ def _count(number: float) -> int:
     return int(number) if math.isfinite(number) and number > 0 else 0
 
 
+def scaler(trainer: pl.Trainer) -> object:
+    """Return what scales the loss of a run in float16; None where nothing does."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
 def updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> bool:
     """Tell whether the optimizer is expected to step in this batch."""
     if not module.automatic_optimization:
         return True
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def course(trainer: pl.Trainer) -> Course:
+    """Return what schedulers of the run have to do with."""
+    callbacks = getattr(trainer, "callbacks")  # noqa: B009 - set, not declared
+    early = (pl.callbacks.EarlyStopping, pl.callbacks.Timer)
+    return Course(
+        schedulers=lambda: scheduled(trainer),
+        trial=dry(trainer) or bool(getattr(trainer, "overfit_batches", 0)),
+        limited=getattr(trainer, "limit_train_batches", 1.0) not in (1.0, None),
+        cut=trainer.max_steps != -1,
+        # 1000 epochs are what Lightning takes where nobody says how many.
+        open=trainer.max_epochs == 1000 or any(isinstance(c, early) for c in callbacks),
+    )
+
+
+def scheduled(trainer: pl.Trainer) -> list[Scheduled]:
+    """Return the schedulers that the trainer knows, as they are now."""
+    return [
+        Scheduled(
+            scheduler=config.scheduler,
+            interval=config.interval,
+            frequency=config.frequency,
+            plateau=bool(config.reduce_on_plateau) or hasattr(config.scheduler, "threshold_mode"),
+        )
+        for config in trainer.lr_scheduler_configs
+    ]
 
 
 def watchers(trainer: pl.Trainer) -> list[Watcher]:

@@ -12,6 +12,8 @@ import torch
 from torch.nn import Module
 
 from lightning_debug.observation import (
+    BatchNorms,
+    Dropouts,
     MetricPass,
     Modes,
     Observation,
@@ -21,10 +23,13 @@ from lightning_debug.observation import (
     Watcher,
 )
 from lightning_debug.session import Session
+from lightning_debug.taps.batch_norms import BatchNormTap, EvaluatedNormTap
 from lightning_debug.taps.data import ValidationPrintTap
+from lightning_debug.taps.dropouts import EvaluatedDropoutTap, Probabilities
 from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.metrics import MetricTap, read
 from lightning_debug.taps.modes import ModeTap, ModuleEars
+from lightning_debug.taps.random_masks import RandomMaskTap
 from lightning_debug.taps.thresholds import ThresholdTap
 from lightning_debug.taps.trace import Trace
 
@@ -39,10 +44,20 @@ class ValidationObserver:
     Args:
         model: The module that is trained.
         session: Gets the observations.
+        norms: Knows how batch norms were when training started.
+        probabilities: Told when validation runs, to see what it changes.
         alone: Whether this is the only process of the run.
     """
 
-    def __init__(self, model: Module, session: Session, *, alone: bool = True) -> None:
+    def __init__(
+        self,
+        model: Module,
+        session: Session,
+        norms: BatchNormTap,
+        probabilities: Probabilities,
+        *,
+        alone: bool = True,
+    ) -> None:
         def failed(error: Exception) -> None:
             session.contain.fail("the tap on metrics", error)
 
@@ -55,7 +70,12 @@ class ValidationObserver:
         self._model = model
         self._trace = Trace({})
         self._modes = ModeTap(self._trace, model, mode=True)
-        self._functions = FunctionTap(self._trace, [self._compared, self._modes], failed)
+        self._dropouts = EvaluatedDropoutTap(self._trace, model, lambda: self._modes.passes)
+        self._norms = EvaluatedNormTap(self._trace, norms)
+        self._probabilities = probabilities
+        self._masks = RandomMaskTap(self._trace, self._dropouts.found)
+        heard = [self._compared, self._modes, self._dropouts, self._masks, self._norms]
+        self._functions = FunctionTap(self._trace, heard, failed)
         self._modules = ModuleEars(self._trace, self._modes, failed)
         self._ears = ExitStack()
         self._thresholds: list[Threshold] = []
@@ -67,6 +87,12 @@ class ValidationObserver:
             with self._contain("the tap on metrics"):
                 self._metrics.begin("training", watch=False)
 
+    def start(self) -> None:
+        """Remember what validation must leave alone; before the user's hooks run."""
+        if self._passes < LISTENED_VALIDATIONS and self._session.wants(Dropouts):
+            with self._contain("the tap on dropouts"):
+                self._probabilities.begin()
+
     def batch_start(self, batch: Any, index: int, loader: int) -> None:
         """See a batch of validation data: its number in its loader, and the loader's."""
         first = index == 0 and loader == 0
@@ -75,12 +101,14 @@ class ValidationObserver:
                 if first:
                     self._prints.begin()
                 self._prints.batch(batch, index, loader)
-        if not (self._tracks or self._asks_modes):
+        if not (self._tracks or self._listens):
             return
         with self._contain("the tap on metrics"):
             if first:
                 self._passes += 1
-                self._modes.begin(wanted=self._few and self._asks_modes)
+                self._modes.begin(wanted=self._few and self._listens)
+                self._dropouts.begin()
+                self._norms.begin()
             if self._tracks:
                 if first:
                     self._metrics.begin("validation", watch=self._alone)
@@ -90,6 +118,11 @@ class ValidationObserver:
 
     def batch_end(self) -> None:
         """Close the tap on the functions of a validation batch."""
+        with self._contain("the tap on metrics"):
+            self._dropouts.batch_end()
+            self._masks.next_batch()
+            if self._few and self._session.wants(Dropouts):
+                self._probabilities.end()
         self._deafen()
         with self._contain("the tap on metrics"):
             self.note(self._compared.take())
@@ -111,6 +144,9 @@ class ValidationObserver:
             self._show(
                 Modes(step=step, epoch=epoch, stage="validation", parts=self._modes.parts(set()))
             )
+            with self._contain("the tap on metrics"):
+                self._show(self._dropouts.observation(step, epoch))
+                self._show(self._norms.observation(step, epoch))
 
     def track(
         self,
@@ -165,8 +201,9 @@ class ValidationObserver:
         return self._session.wants(Tracking) and self._contain.works("the tap on metrics")
 
     @property
-    def _asks_modes(self) -> bool:
-        return self._session.wants(Modes) and self._contain.works("the tap on metrics")
+    def _listens(self) -> bool:
+        kinds = (Modes, Dropouts, BatchNorms)
+        return any(map(self._session.wants, kinds)) and self._contain.works("the tap on metrics")
 
     @property
     def _few(self) -> bool:

@@ -228,6 +228,13 @@ class Failing(Plain):
         return super().training_step(batch, batch_idx)
 
 
+class Slow(Plain):
+    """Does not get on, so that higher learning rates are tried on a copy."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-7)
+
+
 def _fail(*args: Any) -> None:
     raise StopError
 
@@ -307,6 +314,7 @@ def assert_same(one: Any, other: Any) -> None:
         pytest.param(OwnCriterion, {}, id="criterion with a state"),
         pytest.param(SpelledOut, {}, id="handwritten losses, several heads, a penalty"),
         pytest.param(Normed, {}, id="a handwritten loss after a norm"),
+        pytest.param(Slow, {}, id="a trial of learning rates"),
         pytest.param(Compiled, {}, id="compiled"),
         pytest.param(Worst, {}, id="a step that is hard to copy"),
         pytest.param(Breaking, {}, id="values that are not finite"),

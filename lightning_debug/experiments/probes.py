@@ -12,24 +12,30 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_debug.containment import Containment
-from lightning_debug.experiments import gradients, provenance
+from lightning_debug.experiments import gradients, provenance, underflow
 from lightning_debug.experiments.future import future
 from lightning_debug.experiments.inputs import inputs
 from lightning_debug.experiments.mixing import mixing
+from lightning_debug.experiments.noise import noise
 from lightning_debug.experiments.padding import padding
+from lightning_debug.experiments.rates import BATCHES, RateTrials
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.observation import (
     BatchMixing,
     FutureLeak,
     GradientCheck,
+    GradientNoise,
     InputUse,
     Observation,
     PaddingUse,
+    Precision,
+    RateTrial,
 )
 
 log = logging.getLogger("lightning_debug")
 BURN_IN = 50
 BUDGET = 10.0
+TRIAL = 2.0
 # A gradient scaler makes infinities that a copy does not show.
 TRACES = 3
 
@@ -51,6 +57,7 @@ PROBES: Mapping[type[Observation], Probe] = {
     FutureLeak: future,
     PaddingUse: padding,
     InputUse: inputs,
+    GradientNoise: noise,
 }
 
 
@@ -64,7 +71,10 @@ class Probes:
         optimizers: Its optimizers.
         updates: Updates that the run will make; the burn-in is at most half of them.
         budget: Seconds after which no further experiment is started, each time.
+        clip: The trainer's limit on gradients (0 for none), and whether it is by ``"norm"`` or
+            by ``"value"``.
         precision: Gives the context in which the training step runs, such as autocast.
+        scaler: The trainer's gradient scaler, if it has one.
     """
 
     def __init__(
@@ -74,14 +84,19 @@ class Probes:
         *,
         updates: float = float("inf"),
         budget: float = BUDGET,
+        clip: tuple[float, str] = (0.0, "norm"),
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        scaler: object = None,
     ) -> None:
         self._model = model
         self._optimizers = optimizers
         self._budget = budget
         self._precision = precision
+        self._scaler = scaler
+        self._half = False
         self._traces = TRACES
         self._waits = [0, int(min(BURN_IN, updates // 2))]
+        self._rates = RateTrials(model, optimizers, clip=clip, precision=precision)
         self._start: int | None = None
 
     def due(self, step: int) -> bool:
@@ -89,6 +104,26 @@ class Probes:
         if self._start is None:
             self._start = step
         return bool(self._waits) and step - self._start >= self._waits[0]
+
+    def hear(self, obs: Observation) -> None:
+        """Follow how the run gets on."""
+        self._half = self._half or (isinstance(obs, Precision) and obs.half)
+        if self._waits:
+            self._rates.hear(obs)
+
+    def passes(self, batch: Any, step: int, *, wants: Callable[[type[Observation]], bool]) -> None:
+        """A batch starts: keep what a trial of learning rates will need, if there is to be one."""
+        if not self._waits or not wants(RateTrial):
+            return
+        if self._start is None:
+            self._start = step
+            self._rates.start()
+        elif step - self._start >= self._waits[-1] - BATCHES:
+            try:
+                self._rates.keep(batch)
+            except NotApplicableError as reason:
+                log.info("lightning_debug: no trial of learning rates: %s", reason)
+                self._rates.forget()
 
     def run(
         self,
@@ -110,6 +145,12 @@ class Probes:
         """
         while self._waits and self.due(step):
             self._waits.pop(0)
+        if not self._waits and wants(RateTrial) and contain.works(_part(RateTrial)):
+            with contain(_part(RateTrial)):
+                yield from self._trial(step, epoch)
+        if wants(Precision) and contain.works(_part(Precision)):
+            with contain(_part(Precision)):
+                yield from self._underflow(batch, step, epoch)
         working = {k: probe for k, probe in PROBES.items() if contain.works(_part(k))}
         wanted = {kind: probe for kind, probe in working.items() if wants(kind)}
         if not wanted:
@@ -147,6 +188,33 @@ class Probes:
                 except NotApplicableError as reason:
                     obs = _skipped(kind, step, epoch, str(reason))
                 yield obs
+
+    def _underflow(self, batch: Any, step: int, epoch: int) -> Iterator[Observation]:
+        """Look for gradients that are lost in float16, if there are numbers of that type."""
+        if not self._half and not underflow.in_half(self._model, self._precision):
+            return
+        scale = getattr(self._scaler, "get_scale", lambda: 1.0)()
+        try:
+            replica = Replica(self._model, self._optimizers, dtype=None)
+            try:
+                with replica.working(), self._precision():
+                    yield underflow.flushed(replica, batch, step=step, epoch=epoch, scale=scale)
+            finally:
+                replica.release()
+        except NotApplicableError as reason:
+            yield _skipped(Precision, step, epoch, str(reason))
+
+    def _trial(self, step: int, epoch: int) -> Iterator[Observation]:
+        try:
+            # A run that does not get on has the time.
+            end = time.monotonic() + TRIAL * self._budget
+            obs = self._rates.run(step, epoch, end=end)
+            if obs is not None:
+                yield obs
+        except NotApplicableError as reason:
+            yield _skipped(RateTrial, step, epoch, str(reason))
+        finally:
+            self._rates.forget()
 
     @property
     def traces(self) -> bool:

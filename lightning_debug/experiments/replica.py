@@ -53,6 +53,7 @@ class Replica:
     Attributes:
         evaluating: Whether it runs in eval mode.
         seed: Of all random generators, at the start of each run.
+        twins: The copy of each parameter, by the identity of the original.
 
     Raises:
         NotApplicableError: If it cannot be copied, or memory does not suffice.
@@ -80,8 +81,9 @@ class Replica:
         for module in self.module.modules():
             for parameter in module.parameters(recurse=False):
                 parameter.grad = None
-        copied = dict(zip(map(id, model.parameters()), self.module.parameters(), strict=True))
-        self._optimizers = [OptimizerStandIn(o, copied) for o in optimizers]
+        pairs = zip(map(id, model.parameters()), self.module.parameters(), strict=True)
+        self.twins: Mapping[int, Tensor] = dict(pairs)
+        self._optimizers = [OptimizerStandIn(o, self.twins) for o in optimizers]
         self._heard: list[Tensor] = []
         self._moved: list[tuple[Tensor, Tensor]] = []
         self._detach_from(model)
@@ -136,6 +138,17 @@ class Replica:
             NotApplicableError: If it fails, or reaches for something of the original.
         """
         self.restore()
+        return self.advance(batch, index=index)
+
+    def advance(self, batch: Any, *, index: int = 0) -> list[Tensor]:
+        """Run the training step once, from the state that the run before has left.
+
+        Returns:
+            The losses that it would call backward on, with their graphs.
+
+        Raises:
+            NotApplicableError: If it fails, or reaches for something of the original.
+        """
         self._heard.clear()
         step: Callable[..., Any] = self.module.training_step  # type: ignore[assignment]
         data = detached(batch) if self.dtype is None else widened(detached(batch), self.dtype)
@@ -150,6 +163,10 @@ class Replica:
             losses.append(loss)
         self._heard.clear()
         return [x.mean() for x in losses if x.requires_grad]
+
+    def rebase(self, values: Sequence[Tensor]) -> None:
+        """Start every run from other parameters and buffers, given in their order."""
+        self._snapshot.rebase(values)
 
     def started(self) -> list[tuple[Tensor, Tensor]]:
         """Return the tensors of the copy, each with the values from which every run starts."""
@@ -268,6 +285,11 @@ class _Snapshot:
             for value in vars(m).values()
             if isinstance(value, (torch.Generator, np.random.Generator, random.Random))
         ]
+
+    def rebase(self, values: Sequence[Tensor]) -> None:
+        """Bring parameters and buffers back to these values from now on."""
+        held = [tensor for tensor, _ in self.tensors]
+        self.tensors = [(tensor, v.clone()) for tensor, v in zip(held, values, strict=True)]
 
     def restore(self) -> None:
         """Bring everything back."""

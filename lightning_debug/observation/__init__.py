@@ -38,7 +38,7 @@ from lightning_debug.observation.data import (
     Validation,
     ValidationPrints,
 )
-from lightning_debug.observation.dropouts import DropoutCall, Dropouts
+from lightning_debug.observation.dropouts import DropoutCall, Dropouts, LostProbability
 from lightning_debug.observation.loss import (
     ClassCounts,
     Ends,
@@ -53,7 +53,7 @@ from lightning_debug.observation.loss import (
 )
 from lightning_debug.observation.modes import ModePart, Modes
 from lightning_debug.observation.noise import GradientNoise
-from lightning_debug.observation.norms import BatchNormCall, BatchNorms, ModeGap
+from lightning_debug.observation.norms import BatchNormCall, BatchNorms, ModeGap, NormedBias
 from lightning_debug.observation.optimization import (
     Backward,
     BackwardCall,
@@ -64,7 +64,7 @@ from lightning_debug.observation.optimization import (
     Updates,
 )
 from lightning_debug.observation.plan import GroupPlan, OptimizerPlan, Plan
-from lightning_debug.observation.precision import Precision
+from lightning_debug.observation.precision import FlushedGradient, NarrowParameter, Precision
 from lightning_debug.observation.probes import (
     BatchMixing,
     FunctionGradient,
@@ -78,8 +78,8 @@ from lightning_debug.observation.probes import (
     PaddingUse,
     ReadPadding,
 )
-from lightning_debug.observation.rates import RateArm, RateTrial
-from lightning_debug.observation.schedules import Schedules, ScheduleState
+from lightning_debug.observation.rates import RateArm, RateTrial, StepResponse
+from lightning_debug.observation.schedules import RateState, Schedules, ScheduleState
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
 from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
 
@@ -106,6 +106,7 @@ __all__ = [
     "DroppedNorm",
     "Ends",
     "EpochStart",
+    "FlushedGradient",
     "FunctionGradient",
     "FutureLeak",
     "GradientCheck",
@@ -123,14 +124,17 @@ __all__ = [
     "LossTerm",
     "LossTerms",
     "Losses",
+    "LostProbability",
     "MetricPass",
     "MixedOutput",
     "ModeGap",
     "ModePart",
     "Modes",
     "ModuleCall",
+    "NarrowParameter",
     "NonFiniteBirth",
     "NonlinearCall",
+    "NormedBias",
     "Observation",
     "OptimizerPlan",
     "PaddingUse",
@@ -141,6 +145,7 @@ __all__ = [
     "Precision",
     "Predictions",
     "RateArm",
+    "RateState",
     "RateTrial",
     "ReadPadding",
     "RecurrentFlow",
@@ -149,6 +154,7 @@ __all__ = [
     "RunStart",
     "ScheduleState",
     "Schedules",
+    "StepResponse",
     "Stranger",
     "Stray",
     "TargetCall",
@@ -191,6 +197,7 @@ KINDS: tuple[type[Observation], ...] = (
     Clipping,
     Precision,
     Updates,
+    StepResponse,
     BatchNorms,
     Dropouts,
     Modes,

@@ -215,6 +215,7 @@ class LossTerm:
             the layers that made it are not trained; empty if it has one.
         cut_line: The line of the user's code that did so.
         penalty: Whether it is made of parameters only, without the data.
+        activity: Whether it is the size of what one layer gave: a mean or sum of ``|h| ** p``.
         line: The line of the user's code that made it: ``"train.py:41"``.
         call: Position of the loss function that it comes from in :class:`LossCalls`; -1 if none.
         gradient: Norm of the gradient that it sends into what it shares with the other terms;
@@ -230,6 +231,7 @@ class LossTerm:
     cut: str = ""
     cut_line: str = ""
     penalty: bool = False
+    activity: bool = False
     line: str = ""
     call: int = -1
     gradient: float = float("nan")

@@ -142,7 +142,8 @@ class ParameterUpdate:
         lr: Learning rate of its group.
         base_lr: What a scheduler takes as the full learning rate of its group; nan without one.
         weight_decay: Weight decay of its group.
-        decoupled: Whether weight decay is taken off the weights and not added to the gradient.
+        decay: Where its weight decay goes, as in :class:`GroupPlan`.
+        normalizes: Whether it scales or shifts what a norm gives, at this look.
         scheduled: Whether a scheduler drives that learning rate.
         group: Index of its group in the optimizer.
         fan_in: Inputs of one unit; 0 for vectors and scalars.
@@ -158,7 +159,8 @@ class ParameterUpdate:
     lr: float = 1e-3
     base_lr: float = float("nan")
     weight_decay: float = 0.0
-    decoupled: bool = False
+    decay: str = ""
+    normalizes: bool = False
     scheduled: bool = False
     group: int = 0
     fan_in: int = 1

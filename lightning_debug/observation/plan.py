@@ -18,12 +18,15 @@ class GroupPlan:
         settings: Its plain settings, such as ``lr``, ``momentum`` or ``weight_decay``; numbers
             that are kept in tensors are read, pairs (``betas``) are left out.
         beta: The decay of its running mean of gradients, of an optimizer with ``betas``.
+        decay: Where its weight decay goes: ``"gradient"``, ``"adaptive"`` (a gradient whose size
+            the step does not keep) or ``"decoupled"``; empty without one, or if nothing tells.
     """
 
     index: int = 0
     parameters: tuple[str, ...] = ()
     settings: Mapping[str, float] = field(default_factory=dict)
     beta: float = float("nan")
+    decay: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

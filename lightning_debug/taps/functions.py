@@ -128,6 +128,7 @@ class FunctionTap(TorchFunctionMode):
         self._trace.used.update(map(id, weights))
         if weights and self.handed is not None:
             self.handed(name, inputs, weights, outputs)
+        self._trace.scaled(name, weights)
         known = self._trace.known(inputs)
         if name in TAMERS:
             self._trace.tamed.update(origin.place for origin in known)

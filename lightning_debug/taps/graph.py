@@ -42,3 +42,31 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
             if after is not None and after not in seen:
                 seen.add(after)
                 todo.append(after)
+
+
+SUMMARIES = ("Mean", "Sum")
+SIZES = ("Pow", "Abs", "LinalgVectorNorm", "Norm")
+SHAPES = ("View", "Unsafe", "Reshape", "Clone", "ToCopy", "Squeeze", "Unsqueeze")
+# What a layer with a bias or a non-linearity gives. No bare product: that is what a gradient is.
+LAYERS = (
+    "Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Softplus", "Tanh", "Sigmoid", "Addmm",
+    "Convolution", "MkldnnRnnLayer", "NativeBatchNorm", "NativeLayerNorm",
+)  # fmt: skip
+
+
+def is_size_of_activations(node: Node | None) -> bool:
+    """Tell whether a number is a mean or sum of ``|h| ** p`` over what one layer gave."""
+    for _ in range(4):
+        if node is None or not node.name().startswith(SUMMARIES):
+            break
+        node = node.next_functions[0][0]
+    if node is None:
+        return False
+    before = [after for after, _ in node.next_functions if after is not None]
+    squared = node.name().startswith("Mul") and len(before) == 2 and before[0] is before[1]
+    if not squared and not (node.name().startswith(SIZES) and len(before) == 1):
+        return False
+    layer = before[0]
+    while layer.name().startswith(SHAPES) and layer.next_functions[0][0] is not None:
+        layer = layer.next_functions[0][0]
+    return layer.name().startswith(LAYERS)

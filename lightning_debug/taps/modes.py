@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ class ModeTap(Listener):
         trace: Knows which modules run.
         model: Asked for the modes of its modules, never changed.
         mode: The mode to look for: that of the other stage.
+
+    Attributes:
+        passes: How often one input has run through an outermost module in this batch, by path.
     """
 
     names = DROPOUTS | RECURRENT | {"batch_norm", ATTENTION}
@@ -52,6 +56,7 @@ class ModeTap(Listener):
         self._right: set[str] = set()
         self._inputs: dict[str, list[weakref.ref[Tensor]]] = {}
         self._sampled: set[str] = set()
+        self.passes: Counter[str] = Counter()
 
     def begin(self, *, wanted: bool) -> None:
         """Start a look."""
@@ -63,6 +68,7 @@ class ModeTap(Listener):
     def next_batch(self) -> None:
         """Forget the inputs of a batch."""
         self._inputs = {}
+        self.passes.clear()
 
     def after(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
@@ -78,10 +84,12 @@ class ModeTap(Listener):
     def entered(self, frame: Frame, args: Any) -> None:
         """Note whether an outermost module gets an input for the second time."""
         first = next(tensors_in(args), None)
-        if not self._on or first is None or not frame.path:
+        if not self._on or first is None or frame.path is None:
             return
         seen = self._inputs.setdefault(frame.path, [])
-        if any(reference() is first for reference in seen):
+        before = sum(reference() is first for reference in seen)
+        self.passes[frame.path] = max(self.passes[frame.path], before + 1)
+        if before and frame.path:
             self._sampled.add(frame.path)
         seen.append(weakref.ref(first))
 

@@ -199,6 +199,8 @@ def _run(steps: Sequence[_Step], loss: Tensor, values: dict[int, Tensor]) -> Ten
         in_place = any(m is t for m in made for t in taken)
         if step.name.startswith(UNREPEATABLE) or (in_place and id(step.out) not in values):
             return None
+        if step.name == "grad":
+            return None  # a derivative in the loss, for which there is no graph here
         if step.name.endswith("_like") or step.name in ("backward", "register_hook"):
             continue
         result = step.func(*swap(tuple(step.args)), **{k: swap(v) for k, v in step.kwargs.items()})

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_debug.observation import LossTerm
 from lightning_debug.taps.functions import Listener
-from lightning_debug.taps.graph import nearby
+from lightning_debug.taps.graph import is_size_of_activations, nearby
 from lightning_debug.taps.lines import user_line
 from lightning_debug.taps.statistics import dense, norm, tensors_in
 from lightning_debug.taps.trace import PLAIN, Mark, Trace
@@ -78,6 +78,7 @@ class _Draft:
     cut: str = ""
     cut_at: str = ""
     penalty: bool = False
+    activity: bool = False
     line: str = ""
     call: int = -1
     scaled: bool = False
@@ -196,6 +197,7 @@ class TermTap(Listener):
                 cut=draft.cut,
                 cut_line=draft.cut_at,
                 penalty=draft.penalty,
+                activity=draft.activity,
                 line=draft.line,
                 call=draft.call,
                 gradient=math.sqrt(sum(entry.value for entry in draft.squares))
@@ -268,6 +270,7 @@ class TermTap(Listener):
             cut="" if scalar.trained else lost,
             cut_at="" if scalar.trained else scalar.mark.line,
             penalty=penalty,
+            activity=is_size_of_activations(scalar.node),
             line=source.line,
             call=_call(scalar.node, calls),
             scaled=bool(term.factors),

@@ -68,6 +68,10 @@ class Cut:
 
 
 PLAIN = Mark()
+NORMS = frozenset("layer_norm group_norm instance_norm batch_norm rms_norm".split())
+# What a norm written by hand divides by, and how it scales and shifts the rest.
+SPREADS = frozenset("rsqrt sqrt std var std_mean var_mean norm vector_norm".split())
+SCALINGS = frozenset("mul mul_ multiply add add_".split())
 CONSTANTS = frozenset(["eye", "zeros", "ones", "full"])
 MOST_WALKS = 16
 TAKEN = frozenset(["item", "__float__", "tolist", "numpy", "no_grad", "checkpoint"])
@@ -92,6 +96,7 @@ class Trace:
         frames: The modules that are running, outermost first.
         used: Identities of the parameters that were handed to a function.
         tamed: Places whose output went into a function that takes any size.
+        scales: Identities of the vectors of weights that scale or shift what a norm gives.
         read: Identities of the tensors that a function has computed something from.
         ran: Position of the first run of each module, by path.
         losses: Number of loss functions called so far.
@@ -102,12 +107,14 @@ class Trace:
     frames: list[Frame] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     tamed: set[str] = field(default_factory=set)
+    scales: set[int] = field(default_factory=set)
     read: set[int] = field(default_factory=set)
     ran: dict[str, int] = field(default_factory=dict)
     losses: int = 0
     suspects: set[int] = field(default_factory=set)
     _cuts: dict[int, list[Cut]] = field(default_factory=dict)
     _walks: int = 0
+    _spreads: set[str] = field(default_factory=set)
     _rejoined: set[str] = field(default_factory=set)
     _read_out: set[str] = field(default_factory=set)
     _origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = field(default_factory=dict)
@@ -227,11 +234,21 @@ class Trace:
         found = self._marks.get(id(tensor))
         return found[1] if found and found[0]() is tensor else PLAIN
 
+    def scaled(self, name: str, weights: Iterable[Tensor]) -> None:
+        """Notice vectors that scale or shift what a norm gives, also of one written by hand."""
+        if name in SPREADS:
+            self._spreads.add(self.place)
+        by_hand = name in SCALINGS and self.place and self.place in self._spreads
+        if name in NORMS or by_hand:
+            self.scales.update(id(w) for w in weights if w.ndim == 1 and w.numel() > 1)
+
     def clear(self) -> None:
         """Forget everything about the step."""
         self.frames.clear()
         self.used.clear()
         self.tamed.clear()
+        self.scales.clear()
+        self._spreads.clear()
         self.read.clear()
         self.ran.clear()
         self.losses = 0

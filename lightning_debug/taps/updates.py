@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_debug.observation import ParameterUpdate, Updates
 from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
+from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring
 
@@ -30,7 +31,8 @@ class _Numbers:
     lr: float
     base_lr: float
     weight_decay: float
-    decoupled: bool
+    decay: str
+    normalizes: bool
     group: int
     fan_in: int
     trainable: bool
@@ -59,7 +61,8 @@ class UpdateDraft:
                 lr=n.lr,
                 base_lr=n.base_lr,
                 weight_decay=n.weight_decay,
-                decoupled=n.decoupled,
+                decay=n.decay,
+                normalizes=n.normalizes,
                 scheduled=self.scheduled,
                 group=n.group,
                 fan_in=n.fan_in,
@@ -81,8 +84,9 @@ class UpdateTap:
     Keeps one sample of each parameter from look to look, at most a million elements in all.
     """
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: Wiring, trace: Trace) -> None:
         self._wiring = wiring
+        self._trace = trace
         self._now: dict[str, Tensor] = {}
         self._orphans: dict[str, Tensor] = {}
         self._stepped: dict[str, Tensor] = {}
@@ -125,7 +129,8 @@ class UpdateTap:
                     lr=_number(settings.get("lr"), math.nan),
                     base_lr=_number(settings.get("initial_lr"), math.nan),
                     weight_decay=_number(settings.get("weight_decay"), 0.0),
-                    decoupled=bool(settings.get("decoupled_weight_decay", False)),
+                    decay=self._wiring.decay(optimizer, group),
+                    normalizes=id(parameter) in self._trace.scales,
                     group=group,
                     fan_in=parameter.numel() // parameter.shape[0] if parameter.ndim > 1 else 0,
                     trainable=parameter.requires_grad,

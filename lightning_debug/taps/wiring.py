@@ -15,6 +15,7 @@ from lightning_debug.observation import GroupPlan, OptimizerPlan, ParameterStart
 from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, stride_for, wide
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
+from lightning_debug.taps.twins import decay_of
 
 ROUNDING = 1e-6
 UNITS = 256
@@ -39,6 +40,7 @@ class Wiring:
         self._holders: dict[int, tuple[Optimizer, int]] = {}
         self._choosing: set[str] = set()
         self._steps: set[int] = set()
+        self._decays: dict[tuple[int, int], str] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -89,12 +91,23 @@ class Wiring:
                 label=self.label(optimizer),
                 kind=type(optimizer).__name__,
                 groups=tuple(
-                    _planned(index, group, names)
+                    _planned(index, group, names, self.decay(optimizer, index))
                     for index, group in enumerate(optimizer.param_groups)
                 ),
             )
             for optimizer in self._optimizers
         )
+
+    def decay(self, optimizer: Optimizer, index: int) -> str:
+        """Return where the weight decay of a group goes; empty where it has none."""
+        settings = {k: v for k, v in optimizer.param_groups[index].items() if k != "params"}
+        weight = settings.get("weight_decay")
+        if not isinstance(weight, (int, float)) or weight <= 0.0:
+            return ""
+        key = id(optimizer), index
+        if key not in self._decays:
+            self._decays[key] = decay_of(optimizer, settings)
+        return self._decays[key]
 
     def is_scheduled(self, optimizer: Optimizer) -> bool:
         """Tell whether a scheduler drives the learning rate."""
@@ -175,7 +188,9 @@ class Wiring:
         return self.label(holder[0]) if holder else ""
 
 
-def _planned(index: int, group: Mapping[str, Any], names: Mapping[int, str]) -> GroupPlan:
+def _planned(
+    index: int, group: Mapping[str, Any], names: Mapping[int, str], decay: str
+) -> GroupPlan:
     settings = {
         name: float(value)
         for name, value in group.items()
@@ -187,6 +202,7 @@ def _planned(index: int, group: Mapping[str, Any], names: Mapping[int, str]) -> 
         parameters=tuple(names[id(p)] for p in group["params"] if id(p) in names),
         settings=settings,
         beta=float(betas[0]) if isinstance(betas, tuple) else math.nan,
+        decay=decay,
     )
 
 

@@ -35,6 +35,33 @@ class Penalised(Program):
         return super().training_step(batch, batch_idx) + self.weight * penalty
 
 
+def by_hand(out, y):
+    return -(out.log_softmax(1) * F.one_hot(y, 10)).sum(1).mean()
+
+
+class Orthogonal(Program):
+    """Rows of weight matrices are pulled to right angles and to length 1."""
+
+    def __init__(self, weight):
+        super().__init__(mlp())
+        self.weight = weight
+
+    def training_step(self, batch, batch_idx):
+        matrices = [p for p in self.parameters() if p.ndim == 2]
+        apart = sum((m @ m.T - torch.eye(len(m))).square().sum() for m in matrices)
+        return super().training_step(batch, batch_idx) + self.weight * apart
+
+
+class Squeezed(Orthogonal):
+    """A hidden layer is pulled to 0."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        hidden = self.net[1](self.net[0](x))
+        loss = F.cross_entropy(self.net[2](hidden), y)
+        return loss + self.weight * hidden.square().sum(1).mean()
+
+
 class Tagger(Program):
     """An LSTM over tokens."""
 
@@ -69,6 +96,15 @@ class Tagger(Program):
             id="Adam",
         ),
         pytest.param(lambda wd: Tagger(weight_decay=wd), 50.0, 0.01, sequences, id="AdamW"),
+        pytest.param(
+            lambda wd: Program(mlp(), by_hand, partial(torch.optim.SGD, lr=0.1, weight_decay=wd)),
+            0.5,
+            5e-4,
+            digits,
+            id="SGD with a loss by hand",
+        ),
+        pytest.param(Orthogonal, 10.0, 1e-3, digits, id="orthogonality"),
+        pytest.param(Squeezed, 10.0, 1e-3, digits, id="penalty on activations"),
         pytest.param(lambda w: Penalised(w, 2), 1.0, 1e-5, regression, id="L2 in the loss"),
         pytest.param(lambda w: Penalised(w, 1), 1.0, 1e-5, regression, id="L1 in the loss"),
     ],

@@ -40,6 +40,7 @@ class ActivationCollapse(Check):
         "symmetric-init",
         "vanishing-gradient",
         "weight-init-scale",
+        "learning-rate-too-high",
         "update-too-large",
         "exploding-gradient",
         "input-not-normalized",

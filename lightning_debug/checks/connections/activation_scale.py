@@ -30,6 +30,7 @@ class ActivationScale(Check):
 
     symptom_of = (
         "weight-init-scale",
+        "learning-rate-too-high",
         "update-too-large",
         "exploding-gradient",
         "input-not-normalized",

@@ -34,6 +34,7 @@ class DeadRelu(Check):
     """
 
     symptom_of = (
+        "learning-rate-too-high",
         "update-too-large",
         "exploding-gradient",
         "symmetric-init",

@@ -42,6 +42,7 @@ class ExplodingGradient(Check):
     symptom_of = (
         "gradients-not-cleared",
         "accumulation-not-scaled",
+        "learning-rate-too-high",
         "update-too-large",
         "weight-init-scale",
         "input-not-normalized",

@@ -24,9 +24,11 @@ class NonFiniteActivation(Check):
 
     severity = Severity.ERROR
     symptom_of = (
+        "precision-underflow",
         "non-finite-gradient",
         "non-finite-loss",
         "exploding-gradient",
+        "learning-rate-too-high",
         "update-too-large",
         "non-finite-input",
     )

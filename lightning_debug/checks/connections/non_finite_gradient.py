@@ -25,6 +25,7 @@ class NonFiniteGradient(Check):
 
     severity = Severity.ERROR
     symptom_of = (
+        "precision-underflow",
         "non-finite-activation",
         "non-finite-loss",
         "exploding-gradient",

@@ -27,6 +27,7 @@ class SaturatedActivation(Check):
     """
 
     symptom_of = (
+        "learning-rate-too-high",
         "update-too-large",
         "exploding-gradient",
         "weight-init-scale",

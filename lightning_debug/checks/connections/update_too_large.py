@@ -39,11 +39,13 @@ class UpdateTooLarge(Check):
     """
 
     symptom_of = (
+        "precision-underflow",
         "gradients-not-cleared",
         "accumulation-not-scaled",
         "exploding-gradient",
         "input-not-normalized",
         "loss-reduction",
+        "learning-rate-too-high",
     )
     fix = (
         "Divide the learning rate of this group by 10, add warm-up if the first steps need it, and"

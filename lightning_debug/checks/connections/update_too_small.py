@@ -32,11 +32,15 @@ class UpdateTooSmall(Check):
     """
 
     symptom_of = (
+        "clipping-too-tight",
+        "precision-underflow",
         "activation-collapse",
         "vanishing-gradient",
         "zero-gradient",
         "weight-init-scale",
         "dead-relu",
+        "scheduler-misconfigured",
+        "learning-rate-too-low",
     )
     fix = "Multiply the learning rate of this group by 10 to 1000, and check its schedule."
 

@@ -30,12 +30,14 @@ class VanishingGradient(Check):
     """
 
     symptom_of = (
+        "precision-underflow",
         "dead-relu",
         "saturated-activation",
         "symmetric-init",
         "weight-init-scale",
         "input-not-normalized",
         "constant-input",
+        "learning-rate-too-high",
     )
     fix = (
         "Use ReLU-like activations with torch.nn.init.kaiming_normal_, residual connections, or"

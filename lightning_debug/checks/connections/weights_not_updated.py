@@ -14,6 +14,7 @@ from lightning_debug.observation import (
     Losses,
     Observation,
     ParameterUpdate,
+    Precision,
     RunEnd,
     RunStart,
     Updates,
@@ -32,7 +33,8 @@ class WeightsNotUpdated(Check):
     to raise the rate; a scaler refuses the step; gradients accumulate (only steps of the
     optimizer count); the gradient itself is zero; a part is
     frozen, unless it was in training when the run was interrupted; few weights are reset (a head,
-    a padding row), clamped, pruned, averaged or loaded once.
+    a padding row), clamped, pruned, averaged or loaded once; the step is too small for a format
+    of 16 bits (see precision-underflow).
 
     Args:
         patience: Looks in a row.
@@ -44,8 +46,10 @@ class WeightsNotUpdated(Check):
 
     severity = Severity.ERROR
     symptom_of = (
+        "precision-underflow",
         "vanishing-gradient",
         "activation-collapse",
+        "scheduler-misconfigured",
         "update-too-small",
         "zero-gradient",
         "no-gradient",
@@ -72,6 +76,7 @@ class WeightsNotUpdated(Check):
     _trained: set[str] = field(default_factory=set, init=False, repr=False)
     _drawn: int = field(default=0, init=False, repr=False)
     _restored: int = field(default=0, init=False, repr=False)
+    _rounded: set[str] = field(default_factory=set, init=False, repr=False)
     _batches: int = field(default=0, init=False, repr=False)
 
     def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
@@ -141,6 +146,12 @@ class WeightsNotUpdated(Check):
     )
     _step = "Call step() of this optimizer in training_step, after manual_backward."
 
+    def on_precision(self, obs: Precision) -> Iterator[Finding]:
+        """Leave out what rounds to what it was: a step in 32 bits would have moved it."""
+        for name, parameter in obs.parameters.items():
+            (self._rounded.add if parameter.rounded else self._rounded.discard)(name)
+        yield from ()
+
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Look for gradients without a change, and for changes that do not last."""
         if self._first_epoch < 0:
@@ -170,7 +181,7 @@ class WeightsNotUpdated(Check):
             elif update.changed:
                 self._moved.add(name)
                 self._waiting.pop(name, None)
-            elif update.driven and name not in self._moved:
+            elif update.driven and name not in self._moved | self._rounded:
                 rising = update.lr > self._rates.get(name, math.inf)
                 self._rates[name] = update.lr
                 early = update.lr == 0 and obs.epoch == self._first_epoch

@@ -31,7 +31,9 @@ class ZeroGradient(Check):
 
     severity = Severity.ERROR
     symptom_of = (
+        "precision-underflow",
         "symmetric-init",
+        "learning-rate-too-high",
         "update-too-large",
         "exploding-gradient",
         "dead-relu",

@@ -41,6 +41,7 @@ class LossDiverging(Check):
     symptom_of = (
         "gradients-not-cleared",
         "accumulation-not-scaled",
+        "learning-rate-too-high",
         "update-too-large",
         "exploding-gradient",
         "input-not-normalized",

@@ -70,6 +70,7 @@ class LossNotDecreasing(Check):
     """
 
     symptom_of = (
+        "precision-underflow",
         "unregistered-module",
         "gradients-not-cleared",
         "accumulation-not-scaled",
@@ -79,8 +80,14 @@ class LossNotDecreasing(Check):
         "zero-gradient",
         "vanishing-gradient",
         "exploding-gradient",
+        "learning-rate-too-high",
         "update-too-large",
+        "scheduler-misconfigured",
+        "learning-rate-too-low",
         "update-too-small",
+        "clipping-too-tight",
+        "clipping-missing",
+        "batch-size-too-small",
         "dead-relu",
         "saturated-activation",
         "activation-collapse",

@@ -25,9 +25,11 @@ class NonFiniteLoss(Check):
 
     severity = Severity.ERROR
     symptom_of = (
+        "precision-underflow",
         "non-finite-activation",
         "non-finite-gradient",
         "exploding-gradient",
+        "learning-rate-too-high",
         "update-too-large",
         "non-finite-input",
         "loss-reduction",

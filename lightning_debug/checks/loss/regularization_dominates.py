@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lightning_debug.chance import Chances
+from lightning_debug.chance import Chances, Standing
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding
-from lightning_debug.observation import Gradients, LossCalls, LossTerms, ParameterUpdate, Updates
+from lightning_debug.observation import (
+    Gradients,
+    LossCall,
+    LossCalls,
+    Losses,
+    LossTerm,
+    LossTerms,
+    ParameterUpdate,
+    Updates,
+)
+from lightning_debug.shrinking import Shrinking
 
 AT_CHANCE = 0.9
 HALF_WAY = 0.5
@@ -18,7 +28,7 @@ HALF_WAY = 0.5
 
 @dataclass(kw_only=True)
 class RegularizationDominates(Check):
-    """Weight decay or a penalty on the weights moves them more than the data do.
+    """Weight decay, or a penalty on weights or activations, moves weights more than the data do.
 
     Why: the weights then shrink whatever the data say, and the model stays at chance. CS231n's
     sanity check turns regularization off and looks at the data loss alone for this reason.
@@ -32,12 +42,15 @@ class RegularizationDominates(Check):
 
     Args:
         ratio: Smallest ratio of regularization to data that counts while the loss is at chance.
-        clear: The same while the loss is above half of its chance level.
-        overwhelming: The same where no chance level is known; from the first look on.
+        clear: The same while the loss is above half of its chance level; for penalties on
+            activations, while it is at chance.
+        overwhelming: The same where no chance level is known, from the first look on; ``clear``
+            where weights have shrunk by a tenth since the first step, and the whole loss has not.
         patience: Looks in a row.
     """
 
     symptom_of = (
+        "adam-with-l2",
         "vanishing-gradient",
         "zero-gradient",
         "no-gradient",
@@ -54,17 +67,25 @@ class RegularizationDominates(Check):
     overwhelming: float = 10.0
     patience: int = 8
     _chances: Chances = field(default_factory=Chances, init=False, repr=False)
+    _calls: tuple[tuple[LossCall, Standing], ...] = field(default=(), init=False, repr=False)
     _share: float = field(default=math.nan, init=False, repr=False)
     _loss: str = field(default="", init=False, repr=False)
+    _shrinking: Shrinking = field(default_factory=Shrinking, init=False, repr=False)
     _gradients: Gradients | None = field(default=None, init=False, repr=False)
     _balanced: set[str] = field(default_factory=set, init=False, repr=False)
 
     def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
         """Remember where the data loss stands."""
+        self._calls = tuple(zip(obs.calls, self._chances.update(obs), strict=True))
+        self._place(set())
+        yield from ()
+
+    def _place(self, penalties: set[int]) -> None:
+        """Say where the data loss stands; a penalty on weights may look like a loss as well."""
         known = [
             (call, standing)
-            for call, standing in zip(obs.calls, self._chances.update(obs), strict=True)
-            if standing.chance > 0.0
+            for position, (call, standing) in enumerate(self._calls)
+            if standing.chance > 0.0 and position not in penalties
         ]
         self._share = min((standing.share for _, standing in known), default=math.nan)
         self._loss = ""
@@ -73,10 +94,15 @@ class RegularizationDominates(Check):
             self._loss = (
                 f" The {call.function} is {call.value:.3g}; chance is {standing.chance:.3g}."
             )
+
+    def on_losses(self, obs: Losses) -> Iterator[Finding]:
+        """Remember where the whole loss started, and where it is."""
+        self._shrinking.hear_losses(obs)
         yield from ()
 
     def on_loss_terms(self, obs: LossTerms) -> Iterator[Finding]:
         """Compare the gradient of penalties on weights with that of the data, in the weights."""
+        self._place({term.call for term in obs.terms if term.penalty})
         for total in {term.total for term in obs.terms}:
             terms = [t for t in obs.terms if t.total == total and math.isfinite(t.gradient)]
             penalty = math.sqrt(sum(t.gradient**2 for t in terms if t.penalty))
@@ -90,10 +116,26 @@ class RegularizationDominates(Check):
                 yield self.finding(
                     obs, message, where="penalty on weights", penalty=penalty, data=data
                 )
+            yield from self._squeezed(obs, terms)
+
+    def _squeezed(self, obs: LossTerms, terms: Sequence[LossTerm]) -> Iterator[Finding]:
+        """Compare the gradient of penalties on activations with that of the rest."""
+        data = math.sqrt(sum(t.gradient**2 for t in terms if not (t.activity or t.penalty)))
+        for term in terms:
+            loud = term.activity and term.gradient > self.clear * data
+            if loud and data > 0.0 and self._share >= AT_CHANCE:
+                message = (
+                    f"The penalty on activations ({term.name} at {term.line}, {term.value:.3g} of"
+                    f" the loss) sends a gradient of {term.gradient:.2g} into the layers that it"
+                    f" shares with the data term, which sends {data:.2g}.{self._loss}"
+                )
+                where = f"loss term {term.name}"
+                yield self.finding(obs, message, where=where, penalty=term.gradient, data=data)
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
-        """Remember the gradients that the optimizer gets."""
+        """Remember the gradients that the optimizer gets, and whether its weights have shrunk."""
         self._gradients = obs
+        self._shrinking.hear_gradients(obs)
         yield from ()
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
@@ -104,10 +146,10 @@ class RegularizationDominates(Check):
         groups: dict[int, list[tuple[ParameterUpdate, float, float]]] = defaultdict(list)
         for name, update in obs.parameters.items():
             gradient = gradients.parameters.get(name)
-            decays = update.weight_decay and update.fan_in and update.lr
+            decays = update.decay and update.fan_in and update.lr
             if gradient is not None and gradient.present and decays:
                 size = gradient.weight_norm / max(update.weight_rms, 1e-30)  # sqrt(numel)
-                if update.decoupled:
+                if update.decay == "decoupled":
                     decay = update.lr * update.weight_decay * update.weight_rms * size
                     whole = update.update_rms * size
                     groups[update.group].append((update, decay, _rest(whole, decay)))
@@ -132,7 +174,8 @@ class RegularizationDominates(Check):
         if decay <= self.overwhelming * data:
             self._balanced.add(where)
         if math.isnan(self._share):
-            return where not in self._balanced
+            stuck = self._shrinking.stuck and decay > self.clear * data
+            return where not in self._balanced or stuck
         ratio = self.ratio if self._share >= AT_CHANCE else self.clear
         return self._share > HALF_WAY and decay > ratio * data
 

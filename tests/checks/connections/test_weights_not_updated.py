@@ -4,6 +4,7 @@ from lightning_debug.checks.connections.weights_not_updated import WeightsNotUpd
 from lightning_debug.finding import Severity
 from lightning_debug.observation import Connections, GradientUse, Rewrite, RunEnd
 from tests.build_observations import run_start
+from tests.build_precision import narrow
 from tests.build_updates import told, updates
 
 STUCK = {"changed": 0, "update_rms": 0.0}
@@ -23,6 +24,13 @@ def test_fires_where_steps_do_nothing():
     assert finding.message == (
         "net.0.weight has a gradient but a step with learning rate 0.1 leaves it as it is."
     )
+
+
+def test_silent_where_a_step_rounds_to_nothing():
+    stuck = updates({"net.weight": {"changed": 0, "driven": 9}})
+    assert told(WeightsNotUpdated(), stuck)
+    assert not told(WeightsNotUpdated(), narrow("net.weight"), stuck)
+    assert told(WeightsNotUpdated(), narrow("net.weight", step=1.0), stuck)
 
 
 def test_fires_where_the_old_values_come_back():

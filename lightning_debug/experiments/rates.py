@@ -1,0 +1,284 @@
+"""Trains copies for a few steps at several learning rates, where the run does not get on."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+
+from lightning_debug.experiments.batches import NotApplicableError, detached
+from lightning_debug.experiments.replica import Replica
+from lightning_debug.observation import Losses, Observation, RateArm, RateTrial, Updates
+from lightning_debug.ratios import by_group
+
+BATCHES = 4
+STEPS = 20
+FEWEST_STEPS = 8
+ARMS = 4  # that there should be time for
+BACKWARD = 3.0  # times as long as a forward pass takes a step
+MOST_RATES = 5
+# Of the first loss: a run that has lost more than this gets on, and needs no trial.
+FALLEN = 0.2
+# Of update over weight: what lies outside shows on which side to try first.
+LARGE, SMALL = 3e-2, 3e-4
+# Initial weights are kept until the trial is over, so they must not be large.
+MOST_WEIGHTS = 64_000_000
+
+
+class RateTrials:
+    """Keeps what it takes to start again, until it is clear that the run gets on.
+
+    At a learning rate that is far too high the weights are soon past saving, so a trial begins
+    where the run began: with the initial weights, a new optimizer of the same settings, and
+    nothing else changed but the learning rate. Each trial trains on the same few batches.
+
+    Args:
+        model: The module that is trained, never changed.
+        optimizers: Its optimizers; a trial needs exactly one.
+        clip: The trainer's limit on gradients (0 for none), and whether it is by ``"norm"`` or
+            by ``"value"``.
+        precision: Gives the context in which the training step runs, such as autocast.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizers: Sequence[Optimizer],
+        *,
+        clip: tuple[float, str] = (0.0, "norm"),
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._model = model
+        self._optimizers = optimizers
+        self._clip = clip
+        self._precision = precision
+        self._initial: list[Tensor] = []
+        self._batches: deque[Any] = deque(maxlen=BATCHES)
+        self._first = math.nan
+        self._recent: deque[float] = deque(maxlen=5)
+        self._rates: deque[float] = deque(maxlen=20)
+        self._highest = 0.0
+        self._ratios: list[float] = []
+        self._base = 0.0
+
+    def start(self) -> None:
+        """Keep the initial weights."""
+        tensors = self._tensors()
+        if len(self._optimizers) == 1 and sum(t.numel() for t in tensors) <= MOST_WEIGHTS:
+            self._initial = [t.detach().clone() for t in tensors]
+
+    def hear(self, obs: Observation) -> None:
+        """Follow how the run gets on."""
+        if isinstance(obs, Losses):
+            values = [value for _, value in obs.values]
+            if math.isnan(self._first) and values:
+                self._first = values[0]
+            self._recent.extend(values)
+        elif isinstance(obs, Updates):
+            groups = by_group(obs).values()
+            if groups:
+                self._rates.append(max(group.lr for group in groups))
+                self._highest = max(self._highest, self._rates[-1])
+                self._ratios.append(max(group.median for group in groups))
+                self._base = max(group.base_lr for group in groups)
+
+    def keep(self, batch: Any) -> None:
+        """Keep a copy of a batch, if a trial may need it."""
+        if self._initial and self._doubtful:
+            self._batches.append(detached(batch))
+
+    def forget(self) -> None:
+        """Let go of all that was kept."""
+        self._initial, self._batches = [], deque(maxlen=BATCHES)
+
+    def run(self, step: int, epoch: int, *, end: float) -> RateTrial | None:
+        """Train copies at the learning rate of the run, and at others; None where it gets on.
+
+        Args:
+            step: Optimizer updates made so far.
+            epoch: Epoch, counted from 0.
+            end: When to stop, in seconds of ``time.monotonic``.
+
+        Raises:
+            NotApplicableError: If a copy cannot be trained, or that would tell nothing.
+        """
+        if not self._doubtful:
+            return None
+        self._require()
+        replica = Replica(self._model, self._optimizers, dtype=None)
+        try:
+            with replica.working(), self._precision():
+                start, arms = self._arms(replica, end)
+        finally:
+            replica.release()
+        return RateTrial(
+            step=step,
+            epoch=epoch,
+            optimizer=type(self._optimizers[0]).__name__,
+            lr=self._highest,
+            ratio=self._ratio,
+            typical=median(self._ratios),
+            run=(self._first, fmean(self._recent)),
+            start=start,
+            arms=tuple(sorted(arms, key=lambda arm: arm.factor)),
+        )
+
+    @property
+    def _doubtful(self) -> bool:
+        """Tell whether the loss has not come down by much, or is not finite any more."""
+        if not self._recent:
+            return False
+        return not median(self._recent) < self._first - FALLEN * abs(self._first)
+
+    @property
+    def _ratio(self) -> float:
+        """Return the largest update over weight so far."""
+        return max(self._ratios, default=0.0)
+
+    def _require(self) -> None:
+        if len(self._optimizers) != 1:
+            raise NotApplicableError("there are several optimizers")
+        if not self._initial:
+            raise NotApplicableError("the initial weights are too many to keep")
+        if not self._batches or not self._rates:
+            raise NotApplicableError("too little of the run has been seen")
+        if self._highest == 0.0:
+            raise NotApplicableError("the learning rate is 0")
+        if [t.shape for t in self._tensors()] != [t.shape for t in self._initial]:
+            raise NotApplicableError("the model has other weights than it had at first")
+        warming = self._rates[-1] > self._rates[0] or self._rates[-1] == self._highest < self._base
+        if warming and self._ratio <= LARGE:
+            raise NotApplicableError("the learning rate is still rising")
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self._model.parameters(), *self._model.buffers()]
+
+    def _arms(self, replica: Replica, end: float) -> tuple[float, list[RateArm]]:
+        trainer = _Trainer(replica, self._optimizers[0], self._initial, self._clip, self._highest)
+        batches = list(self._batches)
+        begun = time.monotonic()
+        start = trainer.start(batches)
+        step = BACKWARD * (time.monotonic() - begun) / len(batches)
+        steps = min(STEPS, int((end - begun) / (ARMS * max(step, 1e-9))))
+        if steps < FEWEST_STEPS:
+            raise NotApplicableError("the time for experiments would not suffice")
+        begun = time.monotonic()
+        arms = [trainer.arm(1.0, batches, steps)]
+        spent = time.monotonic() - begun
+        for factors in self._ladders():
+            best = arms[0]
+            for factor in factors:
+                if time.monotonic() + spent > end:
+                    break
+                arms.append(trainer.arm(factor, batches, steps))
+                # Far above the best rate, all rates are equally bad.
+                if not arms[-1].end < best.end and not (factor < 1.0 and self._ratio > LARGE):
+                    break
+                best = arms[-1]
+        return start, arms
+
+    def _ladders(self) -> Iterator[list[float]]:
+        """Yield the other learning rates to try, away from that of the run."""
+        if not self._ratio < SMALL:
+            yield [0.1**n for n in range(1, 4)]
+        if not self._ratio > LARGE:
+            yield [10.0**n for n in range(1, MOST_RATES)]
+
+
+class _Trainer:
+    """Trains a replica from the initial weights, as the loop of the run does."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        optimizer: Optimizer,
+        initial: Sequence[Tensor],
+        clip: tuple[float, str],
+        highest: float,
+    ) -> None:
+        self._replica = replica
+        self._optimizer = optimizer
+        self._clip = clip
+        self._highest = highest
+        replica.rebase(initial)
+
+    def start(self, batches: Sequence[Any]) -> float:
+        """Return the mean loss of the initial weights."""
+        self._replica.restore()
+        return self._level(batches)
+
+    def _level(self, batches: Sequence[Any]) -> float:
+        losses = [loss for batch in batches for loss in self._replica.advance(batch)[:1]]
+        if len(losses) < len(batches):
+            raise NotApplicableError("the training step tells no loss")
+        mean = torch.stack([loss.detach() for loss in losses]).mean().item()
+        return mean if math.isfinite(mean) else math.inf
+
+    def arm(self, factor: float, batches: Sequence[Any], steps: int) -> RateArm:
+        """Train for some steps at a multiple of the learning rate, and see where that leads."""
+        optimizer = _fresh(self._optimizer, self._replica.twins)
+        groups = optimizer.param_groups
+        # A schedule may have brought the rates down to 0 by now.
+        now = [group["lr"] or group.get("initial_lr", 0.0) for group in groups]
+        for group, rate in zip(groups, now, strict=True):
+            group["lr"] = rate / max(now) * self._highest * factor
+        self._replica.restore()
+        losses = [self._step(optimizer, batches[i % len(batches)], i) for i in range(steps)]
+        values = torch.stack(losses).tolist()
+        return RateArm(factor=factor, losses=tuple(values), end=self._level(batches))
+
+    def _step(self, optimizer: Optimizer, batch: Any, index: int) -> Tensor:
+        heard: list[Tensor] = []
+
+        def closure() -> Tensor:
+            losses = self._replica.advance(batch, index=index)
+            if len(losses) != 1:
+                raise NotApplicableError("the step has several losses, or none")
+            optimizer.zero_grad()
+            losses[0].backward()  # type: ignore[no-untyped-call]
+            heard.append(losses[0].detach())
+            self._limit(optimizer)
+            return losses[0]
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+        return heard[0]
+
+    def _limit(self, optimizer: Optimizer) -> None:
+        limit, algorithm = self._clip
+        if limit > 0.0:
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+            clip(held, limit)
+
+
+def _fresh(optimizer: Optimizer, twins: Mapping[int, Tensor]) -> Optimizer:
+    """Return an optimizer of the same class and settings, without state, for the copied weights.
+
+    Raises:
+        NotApplicableError: If it cannot be copied.
+    """
+    memo: dict[int, Any] = dict(twins)
+    memo[id(optimizer.state)] = defaultdict(dict)
+    try:
+        twin = copy.deepcopy(optimizer, memo)
+        for name, value in vars(optimizer).items():
+            # What torch does not pickle; a wrapped step() would step the original.
+            if name not in vars(twin) and not callable(value):
+                vars(twin)[name] = copy.deepcopy(value, memo)
+    except Exception as error:
+        raise NotApplicableError(f"the optimizer cannot be copied: {error}") from error
+    held = {id(p) for group in twin.param_groups for p in group["params"]}
+    if not held <= {id(p) for p in twins.values()}:
+        raise NotApplicableError("the optimizer holds weights that are not the model's")
+    return twin

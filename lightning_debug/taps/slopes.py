@@ -1,0 +1,112 @@
+"""How the loss answers to a step: its slope along the step, before and after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_debug.observation import Observation, StepResponse
+from lightning_debug.taps.look import LookTap
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, sample
+from lightning_debug.taps.transfer import Entry, Ledger
+from lightning_debug.taps.wiring import Wiring
+
+
+@dataclass(eq=False)
+class _Step:
+    """One step of an optimizer: samples of its gradients and of what it changed."""
+
+    number: int
+    gradients: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    changes: dict[str, Tensor] = field(default_factory=dict)
+
+
+class SlopeTap(LookTap):
+    """Multiplies each step with the gradient that made it, and with the one that came after it.
+
+    On a strided sample of the elements of each parameter. The two gradients are those that the
+    run computes anyway; the second one is known where the next update is looked at, too, as at
+    the start of training.
+    """
+
+    name = "the tap on slopes"
+    kinds = (StepResponse,)
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._ledger = Ledger()
+        self._number = 0
+        self._last: dict[str, _Step] = {}
+        self._slopes: dict[str, tuple[Entry, Entry]] = {}
+
+    def passes(self, step: int, epoch: int) -> None:
+        """Count the updates."""
+        self._number = step
+
+    def begin(self, ledger: Ledger, batch: Any) -> None:
+        """Start a look."""
+        self._ledger, self._slopes = ledger, {}
+        several = len(self._wiring.optimizers)
+        recent = {n: s for n, s in self._last.items() if self._number - s.number <= several}
+        self._last = recent
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Hold the gradient against the step before."""
+        label = self._wiring.label(optimizer)
+        held = self._wiring.held_by(optimizer)
+        with torch.no_grad():
+            gradients = dict(_samples((name, p.grad) for name, p in held.items()))
+            weights = dict(_samples((name, p) for name, p in held.items() if name in gradients))
+            before = self._last.pop(label, None)
+            if before is not None and before.changes:
+                start = self._ledger.note(_dot(before.gradients, before.changes))
+                self._slopes[label] = start, self._ledger.note(_dot(gradients, before.changes))
+        self._last[label] = _Step(self._number, gradients, weights)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Keep what the step has changed."""
+        step = self._last.get(self._wiring.label(optimizer))
+        if step is not None and not step.changes:
+            held = self._wiring.held_by(optimizer)
+            with torch.no_grad():
+                after = dict(_samples((n, p) for n, p in held.items() if n in step.weights))
+                names = [n for n, w in step.weights.items() if n in after]
+                apart = [after[n] - step.weights[n] for n in names]
+            step.changes = dict(zip(names, apart, strict=True))
+
+    def observations(self, step: int, epoch: int) -> Iterable[Observation]:
+        """Return the slopes that have arrived."""
+        for label, (start, end) in self._slopes.items():
+            yield StepResponse(
+                step=step, epoch=epoch, optimizer=label, start=start.value, end=end.value
+            )
+
+
+def _samples(tensors: Iterable[tuple[str, Tensor | None]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield a few values of each tensor that has any, as copies."""
+    for name, tensor in tensors:
+        values = dense(tensor)
+        if values is not None and values.shape == getattr(tensor, "shape", None):
+            few = sample(values, PARAMETER_SAMPLE)
+            # A sample stands for all elements of its parameter.
+            yield name, few.float() * math.sqrt(values.numel() / few.numel())
+
+
+def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+    names = [name for name, values in one.items() if _alike(values, other.get(name))]
+    return torch.dot(*(_flat([tensors[name] for name in names]) for tensors in (one, other)))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors]) if tensors else torch.zeros(1)
+
+
+def _alike(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and one.device == other.device
