@@ -51,15 +51,19 @@ def updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> 
 def course(trainer: pl.Trainer) -> Course:
     """Return what schedulers of the run have to do with."""
     callbacks = getattr(trainer, "callbacks")  # noqa: B009 - set, not declared
-    early = (pl.callbacks.EarlyStopping, pl.callbacks.Timer)
     return Course(
         schedulers=lambda: scheduled(trainer),
         trial=dry(trainer) or bool(getattr(trainer, "overfit_batches", 0)),
         limited=getattr(trainer, "limit_train_batches", 1.0) not in (1.0, None),
         cut=trainer.max_steps != -1,
         # 1000 epochs are what Lightning takes where nobody says how many.
-        open=trainer.max_epochs == 1000 or any(isinstance(c, early) for c in callbacks),
+        open=trainer.max_epochs == 1000 or any(map(_may_stop, callbacks)),
     )
+
+
+def _may_stop(callback: pl.Callback) -> bool:
+    """Tell whether a callback ends training early, as early stopping and timers do."""
+    return hasattr(callback, "stopped_epoch") or hasattr(callback, "time_remaining")
 
 
 def scheduled(trainer: pl.Trainer) -> list[Scheduled]:

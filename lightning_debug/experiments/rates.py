@@ -119,20 +119,9 @@ class RateTrials:
         replica = Replica(self._model, self._optimizers, dtype=None)
         try:
             with replica.working(), self._precision():
-                start, arms = self._arms(replica, end)
+                return self._trial(replica, step, epoch, end)
         finally:
             replica.release()
-        return RateTrial(
-            step=step,
-            epoch=epoch,
-            optimizer=type(self._optimizers[0]).__name__,
-            lr=self._highest,
-            ratio=self._ratio,
-            typical=median(self._ratios),
-            run=(self._first, fmean(self._recent)),
-            start=start,
-            arms=tuple(sorted(arms, key=lambda arm: arm.factor)),
-        )
 
     @property
     def _doubtful(self) -> bool:
@@ -164,29 +153,45 @@ class RateTrials:
     def _tensors(self) -> list[Tensor]:
         return [*self._model.parameters(), *self._model.buffers()]
 
-    def _arms(self, replica: Replica, end: float) -> tuple[float, list[RateArm]]:
+    def _trial(self, replica: Replica, step: int, epoch: int, end: float) -> RateTrial:
         trainer = _Trainer(replica, self._optimizers[0], self._initial, self._clip, self._highest)
         batches = list(self._batches)
         begun = time.monotonic()
         start = trainer.start(batches)
-        step = BACKWARD * (time.monotonic() - begun) / len(batches)
-        steps = min(STEPS, int((end - begun) / (ARMS * max(step, 1e-9))))
+        seconds = BACKWARD * (time.monotonic() - begun) / len(batches)
+        steps = min(STEPS, int((end - begun) / (ARMS * max(seconds, 1e-9))))
         if steps < FEWEST_STEPS:
             raise NotApplicableError("the time for experiments would not suffice")
         begun = time.monotonic()
         arms = [trainer.arm(1.0, batches, steps)]
         spent = time.monotonic() - begun
+        decays = any(group.get("weight_decay") for group in self._optimizers[0].param_groups)
+        undecayed = trainer.arm(1.0, batches, steps, weight_decay=False) if decays else None
         for factors in self._ladders():
             best = arms[0]
             for factor in factors:
                 if time.monotonic() + spent > end:
                     break
-                arms.append(trainer.arm(factor, batches, steps))
+                try:
+                    arms.append(trainer.arm(factor, batches, steps))
+                except NotApplicableError:
+                    break  # not at this rate
                 # Far above the best rate, all rates are equally bad.
                 if not arms[-1].end < best.end and not (factor < 1.0 and self._ratio > LARGE):
                     break
                 best = arms[-1]
-        return start, arms
+        return RateTrial(
+            step=step,
+            epoch=epoch,
+            optimizer=type(self._optimizers[0]).__name__,
+            lr=self._highest,
+            ratio=self._ratio,
+            typical=median(self._ratios),
+            run=(self._first, fmean(self._recent)),
+            start=start,
+            arms=tuple(sorted(arms, key=lambda arm: arm.factor)),
+            undecayed=undecayed,
+        )
 
     def _ladders(self) -> Iterator[list[float]]:
         """Yield the other learning rates to try, away from that of the run."""
@@ -225,7 +230,9 @@ class _Trainer:
         mean = torch.stack([loss.detach() for loss in losses]).mean().item()
         return mean if math.isfinite(mean) else math.inf
 
-    def arm(self, factor: float, batches: Sequence[Any], steps: int) -> RateArm:
+    def arm(
+        self, factor: float, batches: Sequence[Any], steps: int, *, weight_decay: bool = True
+    ) -> RateArm:
         """Train for some steps at a multiple of the learning rate, and see where that leads."""
         optimizer = _fresh(self._optimizer, self._replica.twins)
         groups = optimizer.param_groups
@@ -233,6 +240,7 @@ class _Trainer:
         now = [group["lr"] or group.get("initial_lr", 0.0) for group in groups]
         for group, rate in zip(groups, now, strict=True):
             group["lr"] = rate / max(now) * self._highest * factor
+            group |= {} if weight_decay else {"weight_decay": 0.0}
         self._replica.restore()
         losses = [self._step(optimizer, batches[i % len(batches)], i) for i in range(steps)]
         values = torch.stack(losses).tolist()
@@ -251,7 +259,10 @@ class _Trainer:
             self._limit(optimizer)
             return losses[0]
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        try:
+            optimizer.step(closure)  # type: ignore[arg-type]
+        except RuntimeError as error:  # such as a rate beyond what float16 can hold
+            raise NotApplicableError(f"the optimizer fails on a copy: {error}") from error
         return heard[0]
 
     def _limit(self, optimizer: Optimizer) -> None:

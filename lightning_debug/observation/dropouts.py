@@ -20,7 +20,8 @@ class DropoutCall:
         loss: The function in which what it gives meets the target, with no layer in between;
             empty where it feeds a layer.
         drops: What is dropped as a whole, of an input that was laid out for another dropout:
-            ``"samples"`` or ``"steps"``; empty for values or channels.
+            ``"samples"`` or ``"steps"``; ``"values"`` of an input without channels, by a dropout
+            of channels; empty where it drops what it is made for.
         shape: Of the input.
         declared: Whether the code says that it is meant to be on in evaluation too.
         outside: Whether a module that the model does not know runs it.

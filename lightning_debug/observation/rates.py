@@ -56,6 +56,8 @@ class RateTrial(Observation):
         run: The first loss of the run, and the mean of the last ones before the trial.
         start: The mean loss of the initial weights over the batches.
         arms: The trials, by rising factor.
+        undecayed: The trial at the learning rate of the run without weight decay; None where
+            there is none.
         skipped: Why it could not be done; empty if it was.
     """
 
@@ -66,6 +68,7 @@ class RateTrial(Observation):
     run: tuple[float, float] = (float("nan"), float("nan"))
     start: float = float("nan")
     arms: tuple[RateArm, ...] = ()
+    undecayed: RateArm | None = None
     skipped: str = ""
 
     def cautious(self, arms: Sequence[RateArm]) -> RateArm:

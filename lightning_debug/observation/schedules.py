@@ -18,6 +18,7 @@ class ScheduleState:
         interval: When it is called: ``"step"`` (each update), ``"epoch"``, or empty where nobody
             can tell.
         frequency: Of how many such times it is called once.
+        late: Whether it came while training went on, as that of weight averaging does.
         plateau: Whether it waits for a metric.
         calls: How often the run calls it, or has called it where it might have been stopped early;
             0 where nobody can tell yet.
@@ -41,6 +42,7 @@ class ScheduleState:
     optimizer: str = ""
     interval: str = "epoch"
     frequency: int = 1
+    late: bool = False
     plateau: bool = False
     calls: int = 0
     planned: int = 0

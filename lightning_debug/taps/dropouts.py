@@ -160,6 +160,8 @@ class DropoutTap(LookTap, Listener):
 
     def _drops(self, name: str, source: Tensor, made: str) -> str:
         """Tell what a dropout of channels drops of an input that was laid out otherwise."""
+        if made and source.ndim == 2 and name in ("dropout2d", "dropout3d"):
+            return "values"
         if not made or (name, source.ndim) not in {
             ("dropout1d", 2),
             ("dropout3d", 4),

@@ -138,7 +138,7 @@ class ScheduleTap(LookTap):
         known = self._course.schedulers()
         for index, now in enumerate(known):
             if index == len(self._tracks):
-                self._tracks.append(_Track(now))
+                self._tracks.append(_Track(now, late=self._batches > 0))
             self._tracks[index].follow(now)
         for optimizer in self._wiring.optimizers:
             if id(optimizer) not in self._rates:
@@ -206,6 +206,7 @@ class ScheduleTap(LookTap):
             optimizer=self._wiring.label(optimizer) if isinstance(optimizer, Optimizer) else "",
             interval=interval,
             frequency=now.frequency,
+            late=track.late,
             plateau=now.plateau,
             calls=calls,
             planned=planned,
@@ -323,8 +324,9 @@ class _History:
 class _Track:
     """One scheduler through the run."""
 
-    def __init__(self, known: Scheduled) -> None:
+    def __init__(self, known: Scheduled, *, late: bool = False) -> None:
         self.now = known
+        self.late = late
         self.rates: tuple[float, ...] = ()
         self.ends = False
         self.history = _History()

@@ -113,6 +113,27 @@ def test_takes_the_highest_rate_wherever_a_schedule_is_by_now(now):
     assert own.end == pytest.approx(0.5 * (1.0 - 1e-2) ** (2 * STEPS), rel=1e-4)
 
 
+def test_an_arm_without_weight_decay():
+    model = Bowl()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, weight_decay=3.0)
+    obs = run(trials(model, [optimizer], lr=0.1, size=1e-2))
+    own = next(arm for arm in obs.arms if arm.factor == 1.0)
+    assert own.end == pytest.approx(0.5 * 0.6 ** (2 * STEPS), rel=1e-3)
+    assert obs.undecayed.end == pytest.approx(0.5 * 0.9 ** (2 * STEPS), rel=1e-3)
+    assert optimizer.param_groups[0]["weight_decay"] == 3.0
+
+
+def test_a_rate_that_the_number_format_cannot_hold_ends_the_ladder():
+    model = Bowl().half()
+    optimizer = optim.SGD(model.parameters(), lr=30.0)
+    made = trials(model, [optimizer], lr=30.0, size=1e-2)
+    made.keep(torch.ones(4, dtype=torch.float16))
+    made._batches.popleft()
+    factors = [arm.factor for arm in run(made).arms]
+    assert max(factors) <= 1000.0
+    assert 1.0 in factors
+
+
 @pytest.mark.parametrize("seen", [(1.0, 0.5), (-1.0, -1.5), (0.0, -0.1)])
 def test_a_run_that_gets_on_needs_no_trial(seen):
     model = Bowl()

@@ -77,6 +77,19 @@ class Samples(nn.Module):
         return self.fc2(self.drop(self.fc1(x).relu()))
 
 
+def flattened(bug):
+    """Dropout2d behind the flattening, as in many a copy of an old example."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(288, 32),
+        nn.ReLU(),
+        nn.Dropout2d(0.3) if bug else nn.Dropout(0.3),
+        nn.Linear(32, 10),
+    )
+
+
 class Steps(nn.Module):
     """Dropout2d on (N, T, C) drops whole time steps."""
 
@@ -138,6 +151,13 @@ def switched_off(bug):
             lambda b: Program(Kept(b)), lambda: digits(flat=False), "net.drop", id="cnn, p"
         ),
         pytest.param(lambda b: Program(Samples(b)), digits, "net.drop", id="whole samples"),
+        pytest.param(
+            lambda b: Program(flattened(b)),
+            lambda: digits(flat=False),
+            "net.5",
+            id="single values",
+            marks=pytest.mark.filterwarnings("ignore:dropout2d"),
+        ),
         pytest.param(
             lambda b: Program(Steps(b)),
             sequences,

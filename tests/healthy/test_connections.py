@@ -108,9 +108,8 @@ class BuiltInStep(Program):
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        x = nn.LayerNorm(64, elementwise_affine=False)(x)
-        out = nn.Dropout(0.1)(self.net(x))
-        probabilities = nn.LogSoftmax(dim=1)(out)
+        x = nn.Dropout(0.1)(nn.LayerNorm(64, elementwise_affine=False)(x))
+        probabilities = nn.LogSoftmax(dim=1)(self.net(x))
         return nn.NLLLoss()(probabilities, y)
 
 

@@ -183,6 +183,11 @@ def test_learning_rate_finder():
     assert [alarm for alarm in alarms(found) if "scheduler" in alarm] == []
 
 
+def test_weight_averaging_brings_a_scheduler_for_the_last_epoch():
+    average = pl.callbacks.StochasticWeightAveraging(swa_lrs=1e-3)
+    assert alarms(fit(lambda: Program(mlp()), DATA, epochs=5, callbacks=(average,))) == []
+
+
 def test_weight_averaging_takes_the_scheduler_over():
     average = pl.callbacks.StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=2)
 

@@ -18,6 +18,7 @@ from lightning_debug.observation import (
     LossTerm,
     LossTerms,
     ParameterUpdate,
+    RateTrial,
     Updates,
 )
 from lightning_debug.shrinking import Shrinking
@@ -33,6 +34,9 @@ class RegularizationDominates(Check):
     Why: the weights then shrink whatever the data say, and the model stays at chance. CS231n's
     sanity check turns regularization off and looks at the data loss alone for this reason.
 
+    Where the loss does not come down, a copy is trained without weight decay as well: if it learns
+    and the one with weight decay does not, that is proof.
+
     Silent when: the loss is below half of its chance level: the data gradient of a converged
     model is small, and weight decay holds it in place. At chance it is enough that regularization
     outweighs the data; where the loss has come below chance, or no chance level is known, it has
@@ -46,6 +50,8 @@ class RegularizationDominates(Check):
             activations, while it is at chance.
         overwhelming: The same where no chance level is known, from the first look on; ``clear``
             where weights have shrunk by a tenth since the first step, and the whole loss has not.
+        gain: Share of the initial loss that a copy without weight decay has to gain in a trial.
+        advantage: How many times as much as the copy with weight decay it has to gain.
         patience: Looks in a row.
     """
 
@@ -65,6 +71,8 @@ class RegularizationDominates(Check):
     ratio: float = 1.0
     clear: float = 3.0
     overwhelming: float = 10.0
+    gain: float = 0.1
+    advantage: float = 4.0
     patience: int = 8
     _chances: Chances = field(default_factory=Chances, init=False, repr=False)
     _calls: tuple[tuple[LossCall, Standing], ...] = field(default=(), init=False, repr=False)
@@ -166,6 +174,28 @@ class RegularizationDominates(Check):
                     f" {decay / max(data, 1e-30):.2g} times as much as the data do.{self._loss}"
                 )
                 yield self.finding(obs, message, where=where, decay=decay, data=data)
+
+    def on_rate_trial(self, obs: RateTrial) -> Iterator[Finding]:
+        """Compare copies that were trained with and without weight decay."""
+        own = next((arm for arm in obs.arms if arm.factor == 1.0), None)
+        if own is None or obs.undecayed is None:
+            return
+        gained, without = obs.start - own.end, obs.start - obs.undecayed.end
+        if without >= self.gain * abs(obs.start) and without >= self.advantage * gained:
+            message = (
+                f"In {len(own.losses)} steps of a copy from the initial weights the loss goes from"
+                f" {obs.start:.3g} to {own.end:.3g}; with weight_decay=0 it goes to"
+                f" {obs.undecayed.end:.3g}."
+            )
+            yield self.finding(
+                obs,
+                message,
+                where=obs.optimizer,
+                patience=1,
+                start=obs.start,
+                end=own.end,
+                undecayed=obs.undecayed.end,
+            )
 
     def _dominates(self, where: str, decay: float, data: float) -> bool:
         """Tell whether regularization outweighs the data, in a model that has learned little."""

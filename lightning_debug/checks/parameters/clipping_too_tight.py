@@ -35,6 +35,7 @@ class ClippingTooTight(Check):
         share: Smallest share of the looks at which that is all that is left.
         pinned: Smallest share of elements at the limit, by value, at which only signs are left.
         ratio: Largest median of update over weight that is slow.
+        moderate: The same where more than a third of ``factor`` is left of the gradients.
         still: The same where without clipping the steps would be far too large.
         usual: Smallest such ratio without clipping, over that with it at least fivefold.
         huge: Smallest ratio without clipping that is far too large.
@@ -49,6 +50,7 @@ class ClippingTooTight(Check):
     share: float = 0.9
     pinned: float = 0.9
     ratio: float = 1e-3
+    moderate: float = 3e-4
     still: float = 1e-4
     usual: float = 1e-4
     huge: float = 0.1
@@ -166,7 +168,9 @@ class ClippingTooTight(Check):
         """Say by how much the steps are smaller than they would be."""
         ratio = median(look.ratio for look in tight)
         without = median(look.ratio / look.factor for look in tight if look.factor > 0)
-        slow = ratio <= (self.ratio if without < self.huge else self.still)
+        left = median(look.factor for look in tight)
+        usual = self.ratio if left <= self.factor / 3.0 else self.moderate
+        slow = ratio <= (usual if without < self.huge else self.still)
         cause = without >= max(self.usual, 5.0 * ratio)
         if not (slow and cause and self._linear(tight)) or self._learns():
             return ""

@@ -16,8 +16,9 @@ class DropoutMisplaced(Check):
 
     Why: dropped predictions are compared with the target as zeros, which is an error that
     nothing can learn to avoid; a probability of 0.9 leaves one value in ten (in other libraries
-    the number is what is kept); a dropout of channels on an input that has them elsewhere drops
-    whole samples or time steps; a probability that validation has set to 0 never comes back.
+    the number is what is kept); a dropout of channels on an input that has them elsewhere, or has
+    none, drops whole samples, whole time steps or single values; a probability that validation
+    has set to 0 never comes back.
 
     Silent when: a layer lies between the dropout and the loss; it drops of data, targets or
     losses; a schedule moves the probability.
@@ -68,6 +69,13 @@ class DropoutMisplaced(Check):
                 f"{name} drops of the prediction: what it gives goes to {call.loss} with no layer"
                 " in between.",
                 "",
+            )
+        if call.drops == "values":
+            return (
+                f"{name} is made for channels of images and gets an input of shape"
+                f" {tuple(call.shape)}: it drops single values, and later versions of torch refuse"
+                " such an input.",
+                "Use nn.Dropout(p) here, and nn.Dropout2d(p) before the input is flattened.",
             )
         if call.drops:
             shape = tuple(call.shape)

@@ -27,7 +27,7 @@ UNIFORM = math.sqrt(3.0)  # largest over rms of a uniform distribution
 
 @dataclass(kw_only=True)
 class LearningRateTooLow(Check):
-    """The loss stands still at this learning rate, and comes down at a hundred times of it.
+    """The loss stands still at this learning rate, and comes down at a thousand times of it.
 
     Why: the run ends long before the model has learned. A learning rate of zero is too low as
     well.
@@ -46,7 +46,7 @@ class LearningRateTooLow(Check):
     Args:
         ratio: Largest update over weight (rms) that counts as small.
         tiny: The same that counts as small in fine-tuning, too.
-        factor: Smallest factor of the learning rate that has to be better.
+        factor: Smallest factor of the learning rate that has to do best.
         gain: Share of the initial loss that the better rate has to gain in the trial.
         little: Share of that gain that the rate of the run may make.
         known: Share of the chance level above which the first loss of a fresh model lies.
@@ -63,12 +63,14 @@ class LearningRateTooLow(Check):
         "initial-loss",
         "saturated-activation",
         "clipping-too-tight",
+        "precision-underflow",
+        "regularization-dominates",
     )
     fix = "Multiply the learning rate by 10 until the loss falls; check its schedule."
 
     ratio: float = 1e-4
     tiny: float = 1e-5
-    factor: float = 100.0
+    factor: float = 1000.0
     gain: float = 0.02
     little: float = 0.05
     known: float = 0.6
@@ -105,10 +107,10 @@ class LearningRateTooLow(Check):
     def on_rate_trial(self, obs: RateTrial) -> Iterator[Finding]:
         """Compare the best of the higher rates with that of the run."""
         own = next((arm for arm in obs.arms if arm.factor == 1.0), None)
-        higher = [arm for arm in obs.arms if arm.factor >= self.factor]
-        if own is None or not higher or not self._stands(obs):
+        highest = min(obs.arms, key=lambda arm: arm.end, default=None)
+        if own is None or highest is None or highest.factor < self.factor or not self._stands(obs):
             return
-        best = obs.cautious(higher)
+        best = obs.cautious([arm for arm in obs.arms if arm.factor > 1.0])
         gained, better = obs.start - own.end, obs.start - best.end
         if better < self.gain * abs(obs.start) or gained > self.little * better:
             return

@@ -129,7 +129,7 @@ class SchedulerMisconfigured(Check):
             return
         moves = state.plateau or not state.rates or shape.changes(state.rates) > 0
         constant = any(r.constant for r in obs.optimizers if r.optimizer == state.optimizer)
-        if state.made != 0 or state.restarts or not moves or not constant:
+        if state.made != 0 or state.late or state.restarts or not moves or not constant:
             return
         half = obs.epochs_seen > max(2, obs.epochs / 2)
         if obs.batches_seen < self.shortest or not (obs.stage == "end" or half):

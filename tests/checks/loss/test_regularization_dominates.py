@@ -1,9 +1,10 @@
 import pytest
 
 from lightning_debug.checks.loss.regularization_dominates import RegularizationDominates
-from lightning_debug.observation import LossCall, LossCalls, LossTerm, LossTerms
+from lightning_debug.observation import LossCall, LossCalls, LossTerm, LossTerms, RateArm
 from tests.build_observations import gradients
-from tests.build_updates import losses, updates
+from tests.build_rates import trial
+from tests.build_updates import losses, told, updates
 
 
 def check_at(value, chance=2.3):
@@ -150,3 +151,29 @@ def test_silent_where_the_data_have_led_once_and_chance_is_unknown():
 )
 def test_silent(update):
     assert not decayed(check_at(2.3), **update)
+
+
+def undecayed(end, own=2.29):
+    return trial({1.0: own}, undecayed=RateArm(factor=1.0, end=end))
+
+
+def test_a_copy_without_weight_decay_learns():
+    [finding] = told(RegularizationDominates(), undecayed(0.5))
+    assert (finding.where, finding.patience) == ("SGD", 1)
+    assert finding.message == (
+        "In 20 steps of a copy from the initial weights the loss goes from 2.3 to 2.29; with"
+        " weight_decay=0 it goes to 0.5."
+    )
+
+
+@pytest.mark.parametrize(
+    "obs",
+    [
+        pytest.param(trial({1.0: 2.29}), id="there is no weight decay"),
+        pytest.param(undecayed(2.2), id="it does not learn without, either"),
+        pytest.param(undecayed(1.0, own=1.2), id="it learns with it, too"),
+        pytest.param(trial({}, skipped="there are several optimizers"), id="no trial"),
+    ],
+)
+def test_silent_after_a_trial(obs):
+    assert told(RegularizationDominates(), obs) == []

@@ -25,6 +25,13 @@ from tests.build_norms import dropped, judged, lost
             id="samples",
         ),
         pytest.param(
+            dropped(function="dropout2d", drops="values", shape=(32, 64)),
+            "dropout2d at net.2 (model.py:41, p=0.5) is made for channels of images and gets an"
+            " input of shape (32, 64): it drops single values, and later versions of torch refuse"
+            " such an input.",
+            id="values",
+        ),
+        pytest.param(
             lost(),
             "net.2.p was 0.5 before validation and is 0 in training since: nothing is dropped any"
             " more.",

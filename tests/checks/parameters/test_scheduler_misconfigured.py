@@ -155,6 +155,10 @@ def test_a_plateau_that_watches_the_wrong_way_explains_its_fall():
         pytest.param(schedules(state(warm_cosine(40, 400))), id="warm-up and cosine"),
         pytest.param(schedules(state(linear(400))), id="linear to 0"),
         pytest.param(schedules(state(linear(300))), id="rests at 0 in the last quarter"),
+        pytest.param(
+            schedules(state(cosine(400), late=True), stage="end", batches_seen=400, epochs_seen=10),
+            id="came while training went on",
+        ),
         pytest.param(schedules(state(cycles(10))), id="cyclic"),
         pytest.param(schedules(state(cycles(2), "epoch")), id="cyclic by epoch"),
         pytest.param(schedules(state(restarts(10))), id="restarts"),
