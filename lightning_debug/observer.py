@@ -189,6 +189,8 @@ class Observer:
             DropoutTap(self._trace, self._probabilities),
             *([ModeGapTap(model, optimizers, self._plan.updates)] if probes is not None else []),
         ]
+        # Between looks only those are told of a batch that do something about it.
+        self._passed = [t for t in self._look_taps if type(t).passes is not LookTap.passes]
         self._functions = FunctionTap(
             self._trace,
             [
@@ -293,9 +295,10 @@ class Observer:
         if self._session.wants(Batch) and self._contain.works("the tap on the batch"):
             with self._contain("the tap on the batch"):
                 self._batch.pass_by(batch, index, step, epoch)
-        for tap in self._working():
-            with self._contain(tap.name):
-                tap.passes(step, epoch)
+        for tap in self._passed:
+            if self._contain.works(tap.name):
+                with self._contain(tap.name):
+                    tap.passes(step, epoch)
         first = self._looks == 0
         self._idle -= 1
         if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
@@ -370,7 +373,7 @@ class Observer:
                 self._trace_birth()
             if self._session.wants(Clipping) and self._contain.works(self._clipping.name):
                 with self._contain(self._clipping.name):
-                    self._clipping.unseen_step(optimizer)
+                    self._clipping.unseen_step(optimizer, self._step)
             return
         if any(known is optimizer for known, _ in look.gradients):
             return  # a closure is evaluated several times in one step
@@ -506,7 +509,7 @@ class Observer:
                 look.still = self._updates.still(look.ledger)
         for tap in self._working():
             with self._contain(tap.name):
-                tap.begin(look.ledger, batch)
+                tap.begin(look.ledger, batch, look.step)
         self._recurrent.begin(look.ledger, wanted=wants(Backward))
         self._modes.begin(wanted=wants(Modes))
         few = wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS

@@ -73,19 +73,17 @@ class ModeGapTap(LookTap):
         self._optimizers = optimizers
         total = updates or 4 * BURN_IN
         self._waits = [min(BURN_IN, total // 2), int(LATE * total)]
-        self._start: int | None = None
-        self._step = 0
+        self._start = self._step = 0
         self._trial: _Trial | None = None
 
-    def passes(self, step: int, epoch: int) -> None:
-        """Note how far the run is."""
-        if self._start is None:
-            self._start = step
-        self._step = step - self._start
+    def start(self, step: int, epoch: int) -> Iterable[Observation]:
+        """Note where the run begins."""
+        self._start = step
+        return ()
 
-    def begin(self, ledger: Ledger, batch: Any) -> None:
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Make the experiment, if it is time."""
-        self._trial = None
+        self._trial, self._step = None, step - self._start
         if not self._waits or self._step < self._waits[0]:
             return
         while self._waits and self._step >= self._waits[0]:

@@ -114,7 +114,7 @@ class BatchNormTap(LookTap, Listener):
                     self._memories[path] = _Memory(*kept, self._few_weights(path))
         return ()
 
-    def begin(self, ledger: Ledger, batch: Any) -> None:
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Start a look."""
         self._ledger = ledger
         self._on = True

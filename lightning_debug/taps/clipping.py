@@ -117,13 +117,9 @@ class ClippingTap(LookTap, Listener):
         self._passed: dict[int, deque[tuple[int, float | Tensor]]] = {}
         self._step = 0
 
-    def passes(self, step: int, epoch: int) -> None:
-        """Remember which step it is."""
-        self._step = step
-
-    def begin(self, ledger: Ledger, batch: Any) -> None:
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Start a look."""
-        self._ledger, self._drafts = ledger, []
+        self._ledger, self._drafts, self._step = ledger, [], step
         for optimizer in self._wiring.optimizers:
             self._use(optimizer)
 
@@ -245,13 +241,16 @@ class ClippingTap(LookTap, Listener):
             return Entry(math.nan)
         return self._ledger.note(_cosine(now, earlier))
 
-    def unseen_step(self, optimizer: Optimizer) -> None:
+    def unseen_step(self, optimizer: Optimizer, step: int) -> None:
         """Notice the size of the gradients at a step between two looks."""
+        self._step = step
         self._notice(optimizer)
 
     def _notice(self, optimizer: Optimizer) -> None:
         """Keep the size of one gradient, where it lies: nobody waits for a device."""
-        if id(optimizer) not in self._sentinels:
+        if id(optimizer) not in self._sentinels and _normalizes(optimizer):
+            self._sentinels[id(optimizer)] = None
+        elif id(optimizer) not in self._sentinels:
             held = self._wiring.held_by(optimizer).values()
             few = [p for p in held if p.requires_grad and p.numel() <= SENTINEL]
             largest = max(few, key=lambda p: p.numel(), default=None)
@@ -344,6 +343,11 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Return the inner product; not as a matrix product, which autocast would round."""
     product: Tensor = (one * other).sum()
     return product
+
+
+def _normalizes(optimizer: Optimizer) -> bool:
+    """Tell whether steps are divided by the size of gradients, so that a spike does nothing."""
+    return any(group.keys() & {"eps", "betas"} for group in optimizer.param_groups)
 
 
 def _number(value: object) -> float:

@@ -104,7 +104,7 @@ class DropoutTap(LookTap, Listener):
         self._paths: dict[int, _Path] = {}
         self._units: dict[str, tuple[int, bool]] = {}
 
-    def begin(self, ledger: Ledger, batch: Any) -> None:
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Start a look."""
         self._on = True
         self._calls, self._paths, self._units = [], {}, {}

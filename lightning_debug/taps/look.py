@@ -29,8 +29,8 @@ class LookTap:
     def passes(self, step: int, epoch: int) -> None:
         """A batch starts, with a look or without; may read plain numbers and no tensor."""
 
-    def begin(self, ledger: Ledger, batch: Any) -> None:
-        """Start a look at this batch."""
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
+        """Start a look at this batch, after so many updates."""
 
     def after_backward(self) -> None:
         """A backward pass is over."""

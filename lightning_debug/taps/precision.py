@@ -99,7 +99,7 @@ class PrecisionTap(LookTap, Listener):
         self._drafts: dict[str, dict[str, _Draft]] = {}
         self._half = False
 
-    def begin(self, ledger: Ledger, batch: Any) -> None:
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Start a look."""
         self._ledger = ledger
         self._before, self._drafts = {}, {}

@@ -46,13 +46,9 @@ class SlopeTap(LookTap):
         self._last: dict[str, _Step] = {}
         self._slopes: dict[str, tuple[Entry, Entry]] = {}
 
-    def passes(self, step: int, epoch: int) -> None:
-        """Count the updates."""
-        self._number = step
-
-    def begin(self, ledger: Ledger, batch: Any) -> None:
+    def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Start a look."""
-        self._ledger, self._slopes = ledger, {}
+        self._ledger, self._slopes, self._number = ledger, {}, step
         several = len(self._wiring.optimizers)
         recent = {n: s for n, s in self._last.items() if self._number - s.number <= several}
         self._last = recent

@@ -8,7 +8,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn, optim
 
 from lightning_debug import Severity
-from tests.runs import Program, alarms, digits, fit, names, regression, sequences
+from tests.runs import Program, alarms, digits, fit, regression, sequences
 
 SGD = functools.partial(optim.SGD, lr=0.1, momentum=0.9)
 PLAIN = functools.partial(optim.SGD, lr=0.1)

@@ -12,8 +12,7 @@ from lightning_debug.taps.wiring import Wiring
 def look(tap, model, optimizer, step, *, scale=1.0):
     """One update of a parabola, looked at; returns the answers that have arrived."""
     ledger = Ledger()
-    tap.passes(step, 0)
-    tap.begin(ledger, None)
+    tap.begin(ledger, None, step)
     optimizer.zero_grad()
     (scale * model.weight**2 / 2.0).sum().backward()
     tap.before_step(optimizer)
