@@ -18,7 +18,7 @@ from lightning_debug.experiments.inputs import inputs
 from lightning_debug.experiments.mixing import mixing
 from lightning_debug.experiments.noise import noise
 from lightning_debug.experiments.padding import padding
-from lightning_debug.experiments.rates import BATCHES, RateTrials
+from lightning_debug.experiments.rates import RateTrials
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.observation import (
     BatchMixing,
@@ -34,6 +34,8 @@ from lightning_debug.observation import (
 
 log = logging.getLogger("lightning_debug")
 BURN_IN = 50
+# Of the run; and updates after which it is late in any case.
+LATE, LATEST = 0.75, 1000
 BUDGET = 10.0
 TRIAL = 2.0
 # A gradient scaler makes infinities that a copy does not show.
@@ -95,32 +97,35 @@ class Probes:
         self._scaler = scaler
         self._half = False
         self._traces = TRACES
-        self._waits = [0, int(min(BURN_IN, updates // 2))]
-        self._rates = RateTrials(model, optimizers, clip=clip, precision=precision)
+        burnt_in = int(min(BURN_IN, updates // 2))
+        late = int(min(LATE * updates, LATEST))
+        self._waits = [0, burnt_in]
+        waits = [burnt_in, late] if late > 2 * burnt_in else [burnt_in]
+        self._rates = RateTrials(model, optimizers, waits, clip=clip, precision=precision)
         self._start: int | None = None
 
     def due(self, step: int) -> bool:
         """Tell whether it is time, after this many updates."""
         if self._start is None:
             self._start = step
-        return bool(self._waits) and step - self._start >= self._waits[0]
+        made = step - self._start
+        return self._rates.due(made) or (bool(self._waits) and made >= self._waits[0])
 
     def hear(self, obs: Observation) -> None:
         """Follow how the run gets on."""
         self._half = self._half or (isinstance(obs, Precision) and obs.half)
-        if self._waits:
-            self._rates.hear(obs)
+        self._rates.hear(obs)
 
     def passes(self, batch: Any, step: int, *, wants: Callable[[type[Observation]], bool]) -> None:
         """A batch starts: keep what a trial of learning rates will need, if there is to be one."""
-        if not self._waits or not wants(RateTrial):
-            return
-        if self._start is None:
+        if not wants(RateTrial):
+            self._rates.forget()
+        elif self._start is None:
             self._start = step
             self._rates.start()
-        elif step - self._start >= self._waits[-1] - BATCHES:
+        else:
             try:
-                self._rates.keep(batch)
+                self._rates.keep(batch, step - self._start)
             except NotApplicableError as reason:
                 log.info("lightning_debug: no trial of learning rates: %s", reason)
                 self._rates.forget()
@@ -143,11 +148,15 @@ class Probes:
             wants: Tells whether a kind of observation is asked for.
             contain: Switches off the experiment that fails for a reason of ours.
         """
-        while self._waits and self.due(step):
-            self._waits.pop(0)
-        if not self._waits and wants(RateTrial) and contain.works(_part(RateTrial)):
+        made = step - (self._start or 0)
+        if self._rates.due(made):
             with contain(_part(RateTrial)):
                 yield from self._trial(step, epoch)
+            if not contain.works(_part(RateTrial)):
+                self._rates.forget()
+        if not self._waits or made < self._waits[0]:
+            return
+        self._waits = [wait for wait in self._waits if wait > made]
         if wants(Precision) and contain.works(_part(Precision)):
             with contain(_part(Precision)):
                 yield from self._underflow(batch, step, epoch)
@@ -213,8 +222,6 @@ class Probes:
                 yield obs
         except NotApplicableError as reason:
             yield _skipped(RateTrial, step, epoch, str(reason))
-        finally:
-            self._rates.forget()
 
     @property
     def traces(self) -> bool:

@@ -46,6 +46,7 @@ class RateTrials:
     Args:
         model: The module that is trained, never changed.
         optimizers: Its optimizers; a trial needs exactly one.
+        waits: After how many updates to see whether the run gets on. One trial is made at most.
         clip: The trainer's limit on gradients (0 for none), and whether it is by ``"norm"`` or
             by ``"value"``.
         precision: Gives the context in which the training step runs, such as autocast.
@@ -55,11 +56,13 @@ class RateTrials:
         self,
         model: Module,
         optimizers: Sequence[Optimizer],
+        waits: Sequence[int] = (0,),
         *,
         clip: tuple[float, str] = (0.0, "norm"),
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._model = model
+        self._waits = list(waits)
         self._optimizers = optimizers
         self._clip = clip
         self._precision = precision
@@ -78,8 +81,14 @@ class RateTrials:
         if len(self._optimizers) == 1 and sum(t.numel() for t in tensors) <= MOST_WEIGHTS:
             self._initial = [t.detach().clone() for t in tensors]
 
+    def due(self, updates: int) -> bool:
+        """Tell whether to see how the run gets on, after so many updates of it."""
+        return bool(self._waits) and updates >= self._waits[0]
+
     def hear(self, obs: Observation) -> None:
         """Follow how the run gets on."""
+        if not self._waits:
+            return
         if isinstance(obs, Losses):
             values = [value for _, value in obs.values]
             if math.isnan(self._first) and values:
@@ -93,14 +102,15 @@ class RateTrials:
                 self._ratios.append(max(group.median for group in groups))
                 self._base = max(group.base_lr for group in groups)
 
-    def keep(self, batch: Any) -> None:
-        """Keep a copy of a batch, if a trial may need it."""
-        if self._initial and self._doubtful:
+    def keep(self, batch: Any, updates: int) -> None:
+        """Keep a copy of a batch, if a trial is near and may need it."""
+        near = bool(self._waits) and updates >= self._waits[0] - BATCHES
+        if near and self._initial and self._doubtful:
             self._batches.append(detached(batch))
 
     def forget(self) -> None:
         """Let go of all that was kept."""
-        self._initial, self._batches = [], deque(maxlen=BATCHES)
+        self._waits, self._initial, self._batches = [], [], deque(maxlen=BATCHES)
 
     def run(self, step: int, epoch: int, *, end: float) -> RateTrial | None:
         """Train copies at the learning rate of the run, and at others; None where it gets on.
@@ -113,8 +123,16 @@ class RateTrials:
         Raises:
             NotApplicableError: If a copy cannot be trained, or that would tell nothing.
         """
-        if not self._doubtful:
+        self._waits.pop(0)
+        if self._waits and (self._rising or not self._doubtful):
+            self._batches.clear()
             return None
+        try:
+            return self._tried(step, epoch, end) if self._doubtful else None
+        finally:
+            self.forget()
+
+    def _tried(self, step: int, epoch: int, end: float) -> RateTrial:
         self._require()
         replica = Replica(self._model, self._optimizers, dtype=None)
         try:
@@ -135,6 +153,14 @@ class RateTrials:
         """Return the largest update over weight so far."""
         return max(self._ratios, default=0.0)
 
+    @property
+    def _rising(self) -> bool:
+        """Tell whether the learning rate still comes up, and has done no harm yet."""
+        if not self._rates:
+            return False
+        warming = self._rates[-1] > self._rates[0] or self._rates[-1] == self._highest < self._base
+        return warming and self._ratio <= LARGE
+
     def _require(self) -> None:
         if len(self._optimizers) != 1:
             raise NotApplicableError("there are several optimizers")
@@ -146,8 +172,7 @@ class RateTrials:
             raise NotApplicableError("the learning rate is 0")
         if [t.shape for t in self._tensors()] != [t.shape for t in self._initial]:
             raise NotApplicableError("the model has other weights than it had at first")
-        warming = self._rates[-1] > self._rates[0] or self._rates[-1] == self._highest < self._base
-        if warming and self._ratio <= LARGE:
+        if self._rising:
             raise NotApplicableError("the learning rate is still rising")
 
     def _tensors(self) -> list[Tensor]:

@@ -31,11 +31,11 @@ class Bowl(pl.LightningModule):
 
 def trials(model, optimizers, *, seen=(0.5, 0.5), size=1e-3, lr=1e-3, batch=1.0, **settings):
     """Return trials that have seen a run with this first and last loss, at this rate."""
-    made = RateTrials(model, optimizers, **settings)
+    made = RateTrials(model, optimizers, **settings)  # waits for no update unless told
     made.start()
     made.hear(losses(*seen))
     made.hear(ratios(size, lr=lr))
-    made.keep(torch.full((4,), batch))
+    made.keep(torch.full((4,), batch), 0)
     return made
 
 
@@ -127,11 +127,25 @@ def test_a_rate_that_the_number_format_cannot_hold_ends_the_ladder():
     model = Bowl().half()
     optimizer = optim.SGD(model.parameters(), lr=30.0)
     made = trials(model, [optimizer], lr=30.0, size=1e-2)
-    made.keep(torch.ones(4, dtype=torch.float16))
+    made.keep(torch.ones(4, dtype=torch.float16), 0)
     made._batches.popleft()
     factors = [arm.factor for arm in run(made).arms]
     assert max(factors) <= 1000.0
     assert 1.0 in factors
+
+
+def test_looks_again_where_it_has_got_on_or_the_rate_still_rises():
+    model = Bowl()
+    optimizer = optim.SGD(model.parameters(), lr=1e-3)
+    made = trials(model, [optimizer], seen=(1.0, 0.5), waits=[50, 600])
+    assert [made.due(n) for n in (0, 49, 50, 599)] == [False, False, True, True]
+    assert run(made) is None
+    assert [made.due(n) for n in (50, 599, 600)] == [False, False, True]
+    made.hear(losses(*[2.0] * 5))
+    made.keep(torch.ones(4), 300)  # too early to be of use
+    made.keep(torch.ones(4), 598)
+    assert run(made).arms
+    assert not made.due(10_000)
 
 
 @pytest.mark.parametrize("seen", [(1.0, 0.5), (-1.0, -1.5), (0.0, -0.1)])
@@ -180,8 +194,7 @@ def test_keeps_nothing_of_a_large_model_and_nothing_once_it_is_told_to_forget(mo
     optimizer = optim.SGD(model.parameters(), lr=1e-3)
     made = trials(model, [optimizer])
     made.forget()
-    with pytest.raises(NotApplicableError, match="too many to keep"):
-        run(made)
+    assert not made.due(10_000)
     assert MOST_WEIGHTS > 1
     monkeypatch.setattr("lightning_debug.experiments.rates.MOST_WEIGHTS", 0)
     with pytest.raises(NotApplicableError, match="too many to keep"):

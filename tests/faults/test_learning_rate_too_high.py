@@ -145,3 +145,22 @@ def test_without_experiments_it_is_told_by_steps_that_overshoot():
     suite = DebugSuite(preflight=False, sinks=[])
     suite = fit(lambda: mlp(partial(optim.SGD, lr=10.0)), digits(), suite=suite)
     assert "learning-rate-too-high" in names(suite)
+
+
+class Raised(Program):
+    """A schedule that raises the rate when the model has learned something."""
+
+    def __init__(self, factor):
+        super().__init__(mlp(None).net, optimizer=partial(optim.Adam, lr=2e-3))
+        self.factor = factor
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.factor if n > 100 else 1.0)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def test_a_rate_that_is_raised_late():
+    broken = fit(lambda: Raised(500.0), digits(), epochs=8)
+    assert "learning-rate-too-high" in names(broken)
+    assert alarms(fit(lambda: Raised(0.5), digits(), epochs=8)) == []
