@@ -55,7 +55,7 @@ class BatchNormSmallBatch(Check):
             at = f" ({call.line})" if call.line else ""
             message = (
                 f"{call.place}{at} takes mean and variance of {call.values} values a channel"
-                f" (input with {call.samples} on its first axis), of at least {self.values}."
+                f" (input with {call.samples} on its first axis); it needs {self.values} at least."
             )
             if call.values == 2:
                 message = (

@@ -9,8 +9,8 @@ def test_says_how_few():
     (finding,) = judged(BatchNormSmallBatch(), norms(values=4, samples=4))
     assert finding.where == "net.1"
     assert finding.message == (
-        "net.1 takes mean and variance of 4 values a channel (input with 4 on its first axis),"
-        " of at least 8."
+        "net.1 takes mean and variance of 4 values a channel (input with 4 on its first axis);"
+        " it needs 8 at least."
     )
 
 
