@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_debug.check import Check as Check
+    from lightning_debug.experiment import Experiment as Experiment
     from lightning_debug.experiments.sharpness import Sharpness as Sharpness
     from lightning_debug.experiments.sharpness import sharpness as sharpness
     from lightning_debug.finding import Finding as Finding
@@ -67,6 +68,7 @@ _HOMES = {
     "NumericPrecision": "suite",
     "Sharpness": "experiments.sharpness",
     "sharpness": "experiments.sharpness",
+    "Experiment": "experiment",
     "Check": "check",
     "Finding": "finding",
     "Severity": "finding",

@@ -13,6 +13,7 @@ from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import (
     Activations,
     Backward,
+    Baselines,
     Batch,
     BatchMixing,
     BatchNorms,
@@ -32,6 +33,7 @@ from lightning_debug.observation import (
     Modes,
     NonFiniteBirth,
     Observation,
+    Overfit,
     PaddingUse,
     Plan,
     Precision,
@@ -39,6 +41,8 @@ from lightning_debug.observation import (
     RunEnd,
     RunStart,
     Schedules,
+    ShuffledLabels,
+    StepRepeat,
     StepResponse,
     Tracking,
     Updates,
@@ -139,6 +143,14 @@ class Check:
         """Answer from how much the gradient differs between samples."""
         return ()
 
+    def on_step_repeat(self, obs: StepRepeat) -> Iterable[Finding]:
+        """Answer from one step made twice."""
+        return ()
+
+    def on_overfit(self, obs: Overfit) -> Iterable[Finding]:
+        """Answer from a copy trained on one or two samples."""
+        return ()
+
     def on_rate_trial(self, obs: RateTrial) -> Iterable[Finding]:
         """Answer from what other learning rates would have done."""
         return ()
@@ -217,6 +229,14 @@ class Check:
 
     def on_tracking(self, obs: Tracking) -> Iterable[Finding]:
         """Answer from what is logged and watched."""
+        return ()
+
+    def on_baselines(self, obs: Baselines) -> Iterable[Finding]:
+        """Answer from simple models beside the one that is trained."""
+        return ()
+
+    def on_shuffled_labels(self, obs: ShuffledLabels) -> Iterable[Finding]:
+        """Answer from a copy trained with shuffled labels."""
         return ()
 
     def on_run_end(self, obs: RunEnd) -> Iterable[Finding]:

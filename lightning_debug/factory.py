@@ -6,12 +6,27 @@ the variable nothing is imported and no callback is added.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 VARIABLE = "LIGHTNING_DEBUG"
 ON = frozenset({"1", "true", "yes", "on"})
 OFF = frozenset({"", "0", "false", "no", "off"})
+
+_off: ContextVar[bool] = ContextVar("lightning_debug_off", default=False)
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Give no suite to the trainers that are made inside."""
+    token = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(token)
 
 
 def callbacks() -> list[Any]:
@@ -21,7 +36,7 @@ def callbacks() -> list[Any]:
         ValueError: If the variable is neither on nor off.
     """
     value = os.environ.get(VARIABLE, "").strip().lower()
-    if value in OFF:
+    if value in OFF or _off.get():
         return []
     if value not in ON:
         raise ValueError(f"{VARIABLE}={value!r} is neither on (1) nor off (0)")

@@ -471,6 +471,11 @@ class Observer:
             rest = self._connections.rest(step, epoch)
             if rest is not None:
                 self._show(rest)
+        if completed and self._probes is not None:
+            with self._contain("the experiments on a copy"):
+                wants, contain = self._session.wants, self._contain
+                for obs in self._probes.end(step, epoch, wants=wants, contain=contain):
+                    self._show(obs)
         self._show(RunEnd(step=step, epoch=epoch, completed=completed))
 
     def abandon(self) -> None:

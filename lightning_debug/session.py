@@ -68,6 +68,10 @@ class Session:
         """Tell whether any working check asks for this kind; if not, do not measure it."""
         return any(map(self._works, self._asking[kind]))
 
+    def found(self, kind: type[Observation]) -> tuple[str, ...]:
+        """Return the names of the findings that were told by checks that ask for this kind."""
+        return tuple(c.name() for c in self._asking[kind] if c.name() in self._told)
+
     def start(self, run: RunInfo) -> None:
         """Open the sinks."""
         for sink in self._sinks:

@@ -15,8 +15,11 @@ from torch.optim import Optimizer
 
 from lightning_debug import record, registry, trainers
 from lightning_debug.check import Check
-from lightning_debug.experiments.probes import Probes
+from lightning_debug.experiment import Experiment
+from lightning_debug.experiments.batches import NotApplicableError, detached
+from lightning_debug.experiments.probes import TITLES, Budget, Made, Probes
 from lightning_debug.finding import Finding, Severity, TrainingBugError
+from lightning_debug.nested import Nested
 from lightning_debug.observation import Validation
 from lightning_debug.observer import Observer
 from lightning_debug.schedule import Schedule
@@ -33,6 +36,7 @@ from lightning_debug.taps.validation import ValidationTap
 log = logging.getLogger("lightning_debug")
 
 Strict = bool | Literal["error", "warning"]
+Preflight = bool | float | Literal["auto"]
 
 
 class Section(pl.Callback):
@@ -54,10 +58,12 @@ class Section(pl.Callback):
         strict: Raise :class:`TrainingBugError` for errors (True or ``"error"``) or for
             warnings as well (``"warning"``): at the end of the batch in which one is found, and
             at the end of training. For tests and CI.
-        preflight: Make short experiments on a copy of the model, with a few samples of a batch,
-            before the first update and after about fifty: gradients against finite differences,
-            and what the output depends on. They leave no trace in the run, and are left out where
-            the copy does not fit into memory or several processes train together.
+        preflight: Make experiments on copies of the model, which leave no trace in the run.
+            ``"auto"``: those that take a few steps of a copy, before the first update and after
+            about fifty; and trainings of a copy, such as on two samples until it knows them by
+            heart, for at most three seconds or 2 % of the time that the run will take. True: for
+            at most a minute each. A number: for at most so many seconds each. False: none. They
+            are left out where a copy does not fit into memory or several processes train together.
         sinks: Where findings go instead of the console, the trainer's loggers and the run folder.
 
     Raises:
@@ -76,7 +82,7 @@ class Section(pl.Callback):
         ignore: Sequence[str] = (),
         every_n_steps: int | None = None,
         strict: Strict = False,
-        preflight: bool = True,
+        preflight: Preflight = "auto",
         sinks: Sequence[Sink] | None = None,
     ) -> None:
         super().__init__()
@@ -95,9 +101,8 @@ class Section(pl.Callback):
         self.checks = registry.choose(self.names, checks, self.select, self.ignore)
         self._own = {check.name() for check in checks}
         self._level = _level(strict)
-        if not isinstance(preflight, bool):
-            raise TypeError(f"preflight={preflight!r} must be True or False")
         self.preflight = preflight
+        self._budget = _budget(preflight)
         self._sinks = None if sinks is None else tuple(sinks)
         self.from_environment = False
         self._session: Session | None = None
@@ -105,6 +110,9 @@ class Section(pl.Callback):
         self._probabilities: Probabilities | None = None
         self._observer: Observer | None = None
         self._findings: list[Finding] = []
+        self._made: list[Made] = []
+        self._experiments: list[Experiment] = []
+        self._held_out: Any = None
         self._loss: Tensor | None = None
         self._validation: ValidationTap | None = None
         self._first_epoch = 0
@@ -122,14 +130,24 @@ class Section(pl.Callback):
         return [finding for finding in found if finding.name in mine]
 
     @property
+    def experiments(self) -> list[Experiment]:
+        """Return the experiments on copies of the model in the last run, and what came of them."""
+        session = self._session
+        if session is None:
+            return self._experiments
+        mine = {check.name() for check in self.checks}
+        return [_told(made, session, mine) for made in self._made]
+
+    @property
     def failures(self) -> dict[str, str]:
         """Return the parts of the debugger that failed in the last run, with their errors."""
         return dict(self._session.contain.failures) if self._session else {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the live parts behind: a pickle or a copy knows the findings, not the run."""
-        live = ("_session", "_observer", "_loss", "_validation", "_probabilities")
-        return self.__dict__ | dict.fromkeys(live) | {"_findings": self.findings}
+        live = ("_session", "_observer", "_loss", "_validation", "_probabilities", "_held_out")
+        seen = {"_findings": self.findings, "_experiments": self.experiments, "_made": []}
+        return self.__dict__ | dict.fromkeys(live) | seen
 
     def __repr__(self) -> str:
         """Say what it is and what it found."""
@@ -197,9 +215,14 @@ class Section(pl.Callback):
         # Not in the observer: the mean is taken over all ranks, also where the observer failed.
         self._validation = ValidationTap() if session.wants(Validation) else None
         probes = None
-        if all(section.preflight for section in sections):
+        budgets = [s._budget for s in sections]
+        if all(budgets):
             with session.contain("the experiments on a copy"):
-                probes = _probes(trainer, pl_module)
+                budget = min((b for b in budgets if b), key=lambda b: b.trainings)
+                probes = _probes(trainer, pl_module, budget, self._held_out)
+        self._held_out = None
+        for section in sections:
+            section._made = probes.made if probes else []
         with session.contain("the start of the observer"):
             observer = Observer(
                 pl_module,
@@ -298,6 +321,9 @@ class Section(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """See what the validation data are."""
+        if trainer.sanity_checking and batch_idx == dataloader_idx == 0 and self._session:
+            with self._session.contain("the experiments on a copy"):
+                self._held_out = _copied(batch) if self._budget else None
         with self._watching() as observer:
             if observer:
                 observer.validation.batch_start(batch, batch_idx, dataloader_idx)
@@ -396,7 +422,7 @@ class Section(pl.Callback):
                 self._track(trainer, "run")
         observer, self._observer = self._observer, None
         self._validation = None
-        self._probabilities = None
+        self._probabilities = self._held_out = None
         session = self._session
         self._loss = None
         if session is None or session.closed:
@@ -629,7 +655,42 @@ def _level(strict: Strict) -> Severity | None:
     return Severity.WARNING if strict == "warning" else Severity.ERROR
 
 
-def _probes(trainer: pl.Trainer, module: pl.LightningModule) -> Probes | None:
+def _budget(preflight: Preflight) -> Budget | None:
+    """Return how long experiments may take; None: they are not to be made."""
+    if preflight == "auto":
+        return Budget()
+    if isinstance(preflight, bool):
+        return Budget(probes=30.0, trainings=60.0) if preflight else None
+    if isinstance(preflight, (int, float)) and preflight > 0:
+        return Budget(probes=preflight, trainings=preflight, share=0.0)
+    raise ValueError(f"preflight={preflight!r} must be True, False, 'auto' or a number of seconds")
+
+
+def _told(made: Made, session: Session, mine: set[str]) -> Experiment:
+    """Return an experiment with the findings that came of it."""
+    findings = tuple(name for name in session.found(made.kind) if name in mine)
+    outcome = "not applicable" if made.skipped else "found" if findings else "passed"
+    return Experiment(
+        name=TITLES[made.kind],
+        outcome=outcome,
+        findings=() if made.skipped else findings,
+        detail=made.skipped or made.summary,
+        step=made.step,
+        seconds=made.seconds,
+    )
+
+
+def _copied(batch: Any) -> Any:
+    """Return a copy of a batch; None where it cannot be copied."""
+    try:
+        return detached(batch)
+    except NotApplicableError:
+        return None
+
+
+def _probes(
+    trainer: pl.Trainer, module: pl.LightningModule, budget: Budget, validation: Any
+) -> Probes | None:
     """Return the experiments to make; none where several processes would have to make them."""
     if trainer.world_size > 1:
         log.info("lightning_debug: no experiments on a copy: several processes train together")
@@ -644,4 +705,7 @@ def _probes(trainer: pl.Trainer, module: pl.LightningModule) -> Probes | None:
         ),
         precision=trainer.precision_plugin.train_step_context,
         scaler=trainers.scaler(trainer),
+        training=Nested(trainer),
+        validation=validation,
+        budget=budget,
     )

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch.nn import Module
@@ -20,24 +21,27 @@ from lightning_debug.experiments.noise import noise
 from lightning_debug.experiments.padding import padding
 from lightning_debug.experiments.rates import RateTrials
 from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.training import Training
 from lightning_debug.observation import (
+    Baselines,
     BatchMixing,
     FutureLeak,
     GradientCheck,
     GradientNoise,
     InputUse,
     Observation,
+    Overfit,
     PaddingUse,
     Precision,
     RateTrial,
+    ShuffledLabels,
+    StepRepeat,
 )
 
 log = logging.getLogger("lightning_debug")
 BURN_IN = 50
 # Of the run; and updates after which it is late in any case.
 LATE, LATEST = 0.75, 1000
-BUDGET = 10.0
-TRIAL = 2.0
 # A gradient scaler makes infinities that a copy does not show.
 TRACES = 3
 
@@ -61,6 +65,63 @@ PROBES: Mapping[type[Observation], Probe] = {
     InputUse: inputs,
     GradientNoise: noise,
 }
+TITLES: Mapping[type[Observation], str] = {
+    Precision: "gradients that float16 cannot hold",
+    GradientCheck: "gradients against finite differences",
+    BatchMixing: "another sample of the batch",
+    FutureLeak: "another future",
+    PaddingUse: "other padding",
+    InputUse: "other inputs",
+    GradientNoise: "gradients of parts of a batch",
+    StepRepeat: "one step made twice",
+    Overfit: "one or two samples by heart",
+    RateTrial: "other learning rates",
+    Baselines: "simple models on the same batches",
+    ShuffledLabels: "shuffled labels",
+}
+# Times the budget of the probes.
+TRIAL = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long experiments may take.
+
+    Attributes:
+        probes: Seconds after which no further experiment is started that takes a few steps of a
+            copy, each time that they are made.
+        trainings: Seconds that a training of a copy may take in any case.
+        share: Of the time that the run will take, that it may take as well.
+        most: Seconds that it may take at most.
+    """
+
+    probes: float = 10.0
+    trainings: float = 3.0
+    share: float = 0.02
+    most: float = 60.0
+
+    def for_training(self, run: float) -> float:
+        """Return the seconds for a training of a copy, in a run of so many seconds."""
+        return max(self.trainings, min(self.share * run, self.most))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An experiment that was made, or could not be.
+
+    Attributes:
+        kind: The observation that came of it.
+        step: Optimizer updates made before.
+        seconds: How long it took.
+        skipped: Why it could not be made; empty if it was.
+        summary: What was seen, in a few words.
+    """
+
+    kind: type[Observation]
+    step: int
+    seconds: float
+    skipped: str = ""
+    summary: str = ""
 
 
 class Probes:
@@ -72,11 +133,18 @@ class Probes:
         model: The module that is trained, never changed.
         optimizers: Its optimizers.
         updates: Updates that the run will make; the burn-in is at most half of them.
-        budget: Seconds after which no further experiment is started, each time.
+        budget: How long they may take.
         clip: The trainer's limit on gradients (0 for none), and whether it is by ``"norm"`` or
             by ``"value"``.
         precision: Gives the context in which the training step runs, such as autocast.
         scaler: The trainer's gradient scaler, if it has one.
+        training: Trains copies; None for no trainings.
+        validation: A batch of validation data; None where there is none yet.
+        announce: Entered, with its name, while an experiment is made.
+        skippable: Whether Ctrl-C ends the experiment that is made, and not the run.
+
+    Attributes:
+        made: The experiments so far, in order.
     """
 
     def __init__(
@@ -85,16 +153,25 @@ class Probes:
         optimizers: Sequence[Optimizer],
         *,
         updates: float = float("inf"),
-        budget: float = BUDGET,
+        budget: Budget = Budget(),
         clip: tuple[float, str] = (0.0, "norm"),
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
         scaler: object = None,
+        training: Training | None = None,
+        validation: Any = None,
+        announce: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+        skippable: bool = False,
     ) -> None:
         self._model = model
         self._optimizers = optimizers
         self._budget = budget
         self._precision = precision
         self._scaler = scaler
+        self._training = training
+        self._validation = validation
+        self._announce = announce
+        self._skippable = skippable
+        self.made: list[Made] = []
         self._half = False
         self._traces = TRACES
         burnt_in = int(min(BURN_IN, updates // 2))
@@ -148,80 +225,116 @@ class Probes:
             wants: Tells whether a kind of observation is asked for.
             contain: Switches off the experiment that fails for a reason of ours.
         """
-        made = step - (self._start or 0)
-        if self._rates.due(made):
-            with contain(_part(RateTrial)):
-                yield from self._trial(step, epoch)
+        updates = step - (self._start or 0)
+        if self._rates.due(updates):
+            yield from self._try(RateTrial, step, epoch, contain, self._rate_trial)
             if not contain.works(_part(RateTrial)):
                 self._rates.forget()
-        if not self._waits or made < self._waits[0]:
+        if not self._waits or updates < self._waits[0]:
             return
-        self._waits = [wait for wait in self._waits if wait > made]
-        if wants(Precision) and contain.works(_part(Precision)):
-            with contain(_part(Precision)):
-                yield from self._underflow(batch, step, epoch)
-        working = {k: probe for k, probe in PROBES.items() if contain.works(_part(k))}
-        wanted = {kind: probe for kind, probe in working.items() if wants(kind)}
-        if not wanted:
-            return
-        end = time.monotonic() + self._budget
-        try:
-            replica = Replica(self._model, self._optimizers)
-        except NotApplicableError as reason:
-            yield from (_skipped(kind, step, epoch, str(reason)) for kind in wanted)
-            return
-        try:
-            yield from self._made(replica, wanted, batch, step, epoch, contain, end)
-        finally:
-            replica.release()
+        self._waits = [wait for wait in self._waits if wait > updates]
 
-    def _made(
+        def asked(kind: type[Observation]) -> bool:
+            return wants(kind) and contain.works(_part(kind))
+
+        if asked(Precision):
+            yield from self._try(Precision, step, epoch, contain, self._underflow, batch)
+        wanted = {kind: probe for kind, probe in PROBES.items() if asked(kind)}
+        if wanted:
+            yield from self._probes(wanted, batch, step, epoch, contain)
+
+    def _probes(
         self,
-        replica: Replica,
         wanted: Mapping[type[Observation], Probe],
         batch: Any,
         step: int,
         epoch: int,
         contain: Containment,
-        end: float,
     ) -> Iterator[Observation]:
-        for kind, probe in wanted.items():
-            if time.monotonic() > end:
-                yield _skipped(kind, step, epoch, "the time for experiments was used up")
-                continue
-            replica.evaluating = False
-            with contain(_part(kind)):
-                try:
-                    with replica.working():
-                        obs = probe(replica, batch, step=step, epoch=epoch)
-                except NotApplicableError as reason:
-                    obs = _skipped(kind, step, epoch, str(reason))
-                yield obs
+        """Make the experiments that share one replica in float64."""
+        end = time.monotonic() + self._budget.probes
+        try:
+            replica = Replica(self._model, self._optimizers)
+        except NotApplicableError as error:
+            reason = str(error)
+            for kind in wanted:
+                yield from self._try(kind, step, epoch, contain, _refuse, reason)
+            return
 
-    def _underflow(self, batch: Any, step: int, epoch: int) -> Iterator[Observation]:
+        def make(probe: Probe, step: int, epoch: int) -> Observation:
+            if time.monotonic() > end:
+                raise NotApplicableError("the time for experiments was used up")
+            replica.evaluating = False
+            with replica.working():
+                return probe(replica, batch, step=step, epoch=epoch)
+
+        try:
+            for kind, probe in wanted.items():
+                yield from self._try(kind, step, epoch, contain, make, probe)
+        finally:
+            replica.release()
+
+    def _try(
+        self,
+        kind: type[Observation],
+        step: int,
+        epoch: int,
+        contain: Containment,
+        make: Callable[..., Observation | None],
+        *args: Any,
+    ) -> Iterator[Observation]:
+        """Make one experiment and note what came of it; one that cannot be made says why."""
+        begun = time.monotonic()
+        with contain(_part(kind)):
+            try:
+                with self._announce(TITLES[kind]):
+                    obs = make(*args, step=step, epoch=epoch)
+            except NotApplicableError as reason:
+                obs = _skipped(kind, step, epoch, str(reason))
+            except KeyboardInterrupt:
+                if not self._skippable:
+                    raise
+                obs = _skipped(kind, step, epoch, "skipped by Ctrl-C")
+            if obs is None:
+                return
+            seconds, skipped = time.monotonic() - begun, getattr(obs, "skipped", "")
+            self.made.append(Made(kind, step, seconds, skipped, obs.summary))
+            yield obs
+
+    def end(
+        self,
+        step: int,
+        epoch: int,
+        *,
+        wants: Callable[[type[Observation]], bool],
+        contain: Containment,
+    ) -> Iterator[Observation]:
+        """Make the experiments that come after the last update of a run that was completed.
+
+        Args:
+            step: Optimizer updates made.
+            epoch: Epoch, counted from 0.
+            wants: Tells whether a kind of observation is asked for.
+            contain: Switches off the experiment that fails for a reason of ours.
+        """
+        yield from ()
+
+    def _underflow(self, batch: Any, *, step: int, epoch: int) -> Observation | None:
         """Look for gradients that are lost in float16, if there are numbers of that type."""
         if not self._half and not underflow.in_half(self._model, self._precision):
-            return
+            return None
         scale = getattr(self._scaler, "get_scale", lambda: 1.0)()
+        replica = Replica(self._model, self._optimizers, dtype=None)
         try:
-            replica = Replica(self._model, self._optimizers, dtype=None)
-            try:
-                with replica.working(), self._precision():
-                    yield underflow.flushed(replica, batch, step=step, epoch=epoch, scale=scale)
-            finally:
-                replica.release()
-        except NotApplicableError as reason:
-            yield _skipped(Precision, step, epoch, str(reason))
+            with replica.working(), self._precision():
+                return underflow.flushed(replica, batch, step=step, epoch=epoch, scale=scale)
+        finally:
+            replica.release()
 
-    def _trial(self, step: int, epoch: int) -> Iterator[Observation]:
-        try:
-            # A run that does not get on has the time.
-            end = time.monotonic() + TRIAL * self._budget
-            obs = self._rates.run(step, epoch, end=end)
-            if obs is not None:
-                yield obs
-        except NotApplicableError as reason:
-            yield _skipped(RateTrial, step, epoch, str(reason))
+    def _rate_trial(self, *, step: int, epoch: int) -> Observation | None:
+        # A run that does not get on has the time.
+        end = time.monotonic() + TRIAL * self._budget.probes
+        return self._rates.run(step, epoch, end=end)
 
     @property
     def traces(self) -> bool:
@@ -247,6 +360,10 @@ class Probes:
 
 def _part(kind: type[Observation]) -> str:
     return f"the experiment {kind.__name__}"
+
+
+def _refuse(reason: str, *, step: int, epoch: int) -> Observation:
+    raise NotApplicableError(reason)
 
 
 def _skipped(kind: type[Observation], step: int, epoch: int, reason: str) -> Observation:

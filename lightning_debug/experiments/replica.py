@@ -35,6 +35,17 @@ CONTAINERS = (list, tuple, set, dict, deque)
 DATA = (Dataset, DataLoader, Sampler)
 # What torch keeps on a module: hooks, children. Its mode is state.
 OWN = frozenset(vars(Module())) - {"training"}
+# Methods of a LightningModule that reach out of it.
+OF_A_LOGGER = ("log", "log_dict", "print", "lr_schedulers")
+OF_A_TRAINER = (
+    "optimizers",
+    "manual_backward",
+    "toggle_optimizer",
+    "untoggle_optimizer",
+    "toggled_optimizer",
+    "clip_gradients",
+    "all_gather",
+)
 NARROW = frozenset([torch.float16, torch.bfloat16, torch.float32])
 
 
@@ -86,7 +97,8 @@ class Replica:
         self._optimizers = [OptimizerStandIn(o, self.twins) for o in optimizers]
         self._heard: list[Tensor] = []
         self._moved: list[tuple[Tensor, Tensor]] = []
-        self._detach_from(model)
+        self._trainer = getattr(model, "_trainer", None)
+        self._detach()
         self._snapshot = _Snapshot(self.module)
 
     @property
@@ -204,29 +216,30 @@ class Replica:
             for name in ("optimizers", "manual_backward"):
                 module.__dict__.pop(name, None)
 
-    def _detach_from(self, model: Module) -> None:
+    @contextlib.contextmanager
+    def attachable(self) -> Iterator[Module]:
+        """Give the copy back what a trainer of its own needs; still, it logs nowhere."""
+        try:
+            for module in self._steppers():
+                for name in OF_A_TRAINER:
+                    module.__dict__.pop(name, None)
+                module.__dict__["_trainer"] = None
+            yield self.module
+        finally:
+            self._detach()
+
+    def _steppers(self) -> list[Module]:
+        return [m for m in self.module.modules() if hasattr(type(m), "training_step")]
+
+    def _detach(self) -> None:
         """Give the copy stand-ins for whatever reaches out of the module."""
-        trainer = getattr(model, "_trainer", None)
-        mute: dict[str, Any] = dict.fromkeys(
-            [
-                "log",
-                "log_dict",
-                "print",
-                "toggle_optimizer",
-                "untoggle_optimizer",
-                "clip_gradients",
-                "lr_schedulers",
-            ],
-            Mute(),
-        )
-        for module in self.module.modules():
-            if not hasattr(type(module), "training_step"):
-                continue
+        for module in self._steppers():
             # A compiled module keeps its compiled methods, which are bound to the original.
             for name in vars(module).get("_compiler_ctx") or ():
                 module.__dict__.pop(name.removeprefix("original_"), None)
-            module.__dict__["_trainer"] = TrainerStandIn(trainer)
-            module.__dict__ |= mute | {
+            module.__dict__["_trainer"] = TrainerStandIn(self._trainer)
+            module.__dict__ |= dict.fromkeys((*OF_A_LOGGER, *OF_A_TRAINER), Mute())
+            module.__dict__ |= {
                 "optimizers": self._give_optimizers,
                 "manual_backward": self._hear,
                 "all_gather": lambda data, *_, **__: data,

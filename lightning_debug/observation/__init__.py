@@ -82,12 +82,20 @@ from lightning_debug.observation.rates import RateArm, RateTrial, StepResponse
 from lightning_debug.observation.schedules import RateState, Schedules, ScheduleState
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
 from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
+from lightning_debug.observation.trials import (
+    Baselines,
+    Overfit,
+    OverfitArm,
+    ShuffledLabels,
+    StepRepeat,
+)
 
 __all__ = [
     "KINDS",
     "Activations",
     "Backward",
     "BackwardCall",
+    "Baselines",
     "Batch",
     "BatchMixing",
     "BatchNormCall",
@@ -137,6 +145,8 @@ __all__ = [
     "NormedBias",
     "Observation",
     "OptimizerPlan",
+    "Overfit",
+    "OverfitArm",
     "PaddingUse",
     "ParameterGradient",
     "ParameterStart",
@@ -154,6 +164,8 @@ __all__ = [
     "RunStart",
     "ScheduleState",
     "Schedules",
+    "ShuffledLabels",
+    "StepRepeat",
     "StepResponse",
     "Stranger",
     "Stray",
@@ -183,6 +195,8 @@ KINDS: tuple[type[Observation], ...] = (
     InputUse,
     ModeGap,
     GradientNoise,
+    StepRepeat,
+    Overfit,
     RateTrial,
     NonFiniteBirth,
     Batch,
@@ -203,5 +217,7 @@ KINDS: tuple[type[Observation], ...] = (
     Modes,
     Validation,
     Tracking,
+    Baselines,
+    ShuffledLabels,
     RunEnd,
 )

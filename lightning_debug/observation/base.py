@@ -18,6 +18,11 @@ class Observation:
         """Return which of several series of its kind it belongs to: looks in a row are of one."""
         return ""
 
+    @property
+    def summary(self) -> str:
+        """Return what was seen in a few words, where that is worth saying though all is well."""
+        return ""
+
 
 def owner(parameter: str) -> str:
     """Return the path of the module that owns a parameter: ``"net.0.weight"`` -> ``"net.0"``."""
