@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     from lightning_debug.suite import ModuleModes as ModuleModes
     from lightning_debug.suite import NumericPrecision as NumericPrecision
     from lightning_debug.suite import OptimizerChoice as OptimizerChoice
+    from lightning_debug.suite import OverfitTwoSamples as OverfitTwoSamples
+    from lightning_debug.suite import Repeatability as Repeatability
+    from lightning_debug.suite import SimpleBaseline as SimpleBaseline
     from lightning_debug.suite import UpdateRatios as UpdateRatios
+    from lightning_debug.trial_run import Preflight as Preflight
+    from lightning_debug.trial_run import preflight as preflight
 
 __version__ = "0.1.0"
 
@@ -66,9 +71,14 @@ _HOMES = {
     "DropoutUse": "suite",
     "OptimizerChoice": "suite",
     "NumericPrecision": "suite",
+    "OverfitTwoSamples": "suite",
+    "Repeatability": "suite",
+    "SimpleBaseline": "suite",
     "Sharpness": "experiments.sharpness",
     "sharpness": "experiments.sharpness",
     "Experiment": "experiment",
+    "Preflight": "trial_run",
+    "preflight": "trial_run",
     "Check": "check",
     "Finding": "finding",
     "Severity": "finding",

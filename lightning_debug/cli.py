@@ -10,7 +10,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_debug.check import Check
+from lightning_debug.environment import ANSWER, ONLY, VARIABLE
 from lightning_debug.registry import all_checks, sections
 from lightning_debug.sinks.console import STYLES, report
 from lightning_debug.sinks.run_folder import read_run
@@ -50,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a training script with the debugger on")
+    run.add_argument(
+        "--preflight-only",
+        action="store_true",
+        help="make the experiments on a copy of the model, say what was found, and end the script"
+        " before its first update; the exit code is 1 if there was a warning or an error",
+    )
     run.add_argument("script", metavar="SCRIPT")
     run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER)
     run.set_defaults(command=_run)
@@ -70,9 +78,27 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if not Path(args.script).exists():
         raise ValueError(f"there is no script {args.script!r}")
-    process = subprocess.Popen(
-        [sys.executable, args.script, *args.args], env={**os.environ, "LIGHTNING_DEBUG": "1"}
-    )
+    command = [sys.executable, args.script, *args.args]
+    if not args.preflight_only:
+        return _wait(command, {VARIABLE: "1"})
+    with tempfile.TemporaryDirectory(prefix="lightning_debug") as folder:
+        answer = Path(folder) / "answer"
+        code = _wait(command, {VARIABLE: ONLY, ANSWER: str(answer)})
+        if answer.exists():
+            # What came of it, even where the script makes something else of our exit.
+            return code or int(answer.read_text(encoding="ascii"))
+    return code or _nothing_tried()
+
+
+def _nothing_tried() -> int:
+    text = "the script ended before any training began, so nothing was tried"
+    Console(stderr=True).print(Text(f"lightning-debug: {text}"))
+    return USAGE_ERROR
+
+
+def _wait(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program and return its exit code; an interrupt is its own affair."""
+    process = subprocess.Popen(command, env={**os.environ, **environment})
     while True:
         try:
             code = process.wait()

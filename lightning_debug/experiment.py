@@ -16,6 +16,7 @@ class Experiment:
         detail: What was seen, or why it could not be made.
         step: Optimizer updates made before it.
         seconds: How long it took.
+        curve: The loss of each step, where a copy was trained.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Experiment:
     detail: str = ""
     step: int = 0
     seconds: float = 0.0
+    curve: tuple[float, ...] = ()

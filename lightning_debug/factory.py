@@ -1,7 +1,8 @@
 """Switches the suite on in an unmodified script: ``LIGHTNING_DEBUG=1 python train.py``.
 
 Lightning's Trainer loads this by itself, through the entry points ``callbacks_factory``. Without
-the variable nothing is imported and no callback is added.
+the variable nothing is imported and no callback is added. ``LIGHTNING_DEBUG=preflight`` makes the
+experiments and ends the script before its first batch, as ``lightning-debug run --preflight-only``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-VARIABLE = "LIGHTNING_DEBUG"
-ON = frozenset({"1", "true", "yes", "on"})
-OFF = frozenset({"", "0", "false", "no", "off"})
+from lightning_debug.environment import OFF, ON, ONLY, VARIABLE
 
 _off: ContextVar[bool] = ContextVar("lightning_debug_off", default=False)
 
@@ -38,10 +37,14 @@ def callbacks() -> list[Any]:
     value = os.environ.get(VARIABLE, "").strip().lower()
     if value in OFF or _off.get():
         return []
-    if value not in ON:
-        raise ValueError(f"{VARIABLE}={value!r} is neither on (1) nor off (0)")
+    if value not in ON and value != ONLY:
+        raise ValueError(f"{VARIABLE}={value!r} is neither on (1) nor off (0) nor {ONLY!r}")
     from lightning_debug.suite import DebugSuite
 
     suite = DebugSuite(debug=True)
     suite.from_environment = True
-    return [suite]
+    if value != ONLY:
+        return [suite]
+    from lightning_debug.preflight_only import PreflightOnly
+
+    return [suite, PreflightOnly()]

@@ -305,6 +305,9 @@ class Observer:
             return
         self._look = _Look(step, epoch, index, first)
         self._looks += 1
+        if self._probes is not None:
+            with self._contain("the experiments on a copy"):
+                self._probes.looks_at(batch, wants=self._session.wants)
         with self._contain("opening the taps"):
             self._open(batch)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,23 +17,22 @@ from lightning_debug import record, registry, trainers
 from lightning_debug.check import Check
 from lightning_debug.experiment import Experiment
 from lightning_debug.experiments.batches import NotApplicableError, detached
-from lightning_debug.experiments.probes import TITLES, Budget, Made, Probes
+from lightning_debug.experiments.probes import PROBES, TITLES, Budget, Made, Probes
 from lightning_debug.finding import Finding, Severity, TrainingBugError
 from lightning_debug.nested import Nested
-from lightning_debug.observation import Validation
+from lightning_debug.observation import Overfit, Precision, StepRepeat, Validation
 from lightning_debug.observer import Observer
 from lightning_debug.schedule import Schedule
 from lightning_debug.session import Session
 from lightning_debug.sinks.console import Console
 from lightning_debug.sinks.loggers import Loggers
+from lightning_debug.sinks.progress import Progress, interactive
 from lightning_debug.sinks.run_folder import RunFolder, new_folder
 from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.taps import loaders
 from lightning_debug.taps.dropouts import Probabilities
 from lightning_debug.taps.ties import Groups, tied
 from lightning_debug.taps.validation import ValidationTap
-
-log = logging.getLogger("lightning_debug")
 
 Strict = bool | Literal["error", "warning"]
 Preflight = bool | float | Literal["auto"]
@@ -61,7 +60,7 @@ class Section(pl.Callback):
         preflight: Make experiments on copies of the model, which leave no trace in the run.
             ``"auto"``: those that take a few steps of a copy, before the first update and after
             about fifty; and trainings of a copy, such as on two samples until it knows them by
-            heart, for at most three seconds or 2 % of the time that the run will take. True: for
+            heart, for at most six seconds or 2 % of the time that the run will take. True: for
             at most a minute each. A number: for at most so many seconds each. False: none. They
             are left out where a copy does not fit into memory or several processes train together.
         sinks: Where findings go instead of the console, the trainer's loggers and the run folder.
@@ -105,6 +104,7 @@ class Section(pl.Callback):
         self._budget = _budget(preflight)
         self._sinks = None if sinks is None else tuple(sinks)
         self.from_environment = False
+        self.announces = False
         self._session: Session | None = None
         self._ties: Groups = frozenset()
         self._probabilities: Probabilities | None = None
@@ -142,6 +142,11 @@ class Section(pl.Callback):
     def failures(self) -> dict[str, str]:
         """Return the parts of the debugger that failed in the last run, with their errors."""
         return dict(self._session.contain.failures) if self._session else {}
+
+    def give_time(self, seconds: float | None) -> None:
+        """Give experiments so many seconds each, or their full time, and show which is made."""
+        self._budget = _budget(True if seconds is None else seconds)
+        self.announces = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the live parts behind: a pickle or a copy knows the findings, not the run."""
@@ -219,7 +224,8 @@ class Section(pl.Callback):
         if all(budgets):
             with session.contain("the experiments on a copy"):
                 budget = min((b for b in budgets if b), key=lambda b: b.trainings)
-                probes = _probes(trainer, pl_module, budget, self._held_out)
+                announce = _announce(sections, session)
+                probes = _probes(trainer, pl_module, budget, self._held_out, announce)
         self._held_out = None
         for section in sections:
             section._made = probes.made if probes else []
@@ -483,6 +489,12 @@ class ActivationStats(Section):
     )
 
 
+class OverfitTwoSamples(Section):
+    """Can the model learn one or two samples by heart?"""
+
+    names = ("cannot-overfit-batch",)
+
+
 class GradientCorrectness(Section):
     """Is the gradient the derivative of the loss?"""
 
@@ -563,10 +575,22 @@ class BatchSize(Section):
     names = ("batch-size-too-small", "batch-size-too-large")
 
 
+class SimpleBaseline(Section):
+    """Is the model better than the simplest ones?"""
+
+    names = ("worse-than-baseline",)
+
+
 class LeakProbes(Section):
     """Does the output depend on what it may, and only on that?"""
 
     names = ("batch-mixing", "future-leak", "attention-mask", "ignores-input")
+
+
+class Repeatability(Section):
+    """Does the same step, made again, give the same result?"""
+
+    names = ("nondeterministic-step",)
 
 
 class LossFunction(Section):
@@ -677,6 +701,7 @@ def _told(made: Made, session: Session, mine: set[str]) -> Experiment:
         detail=made.skipped or made.summary,
         step=made.step,
         seconds=made.seconds,
+        curve=made.curve,
     )
 
 
@@ -688,12 +713,24 @@ def _copied(batch: Any) -> Any:
         return None
 
 
+def _announce(sections: Sequence[Section], session: Session) -> Progress | None:
+    """Return what says which experiment is made; None where nobody is to hear of it."""
+    told = any(isinstance(sink, Console) for sink in _sinks(sections))
+    if not (told or any(section.announces for section in sections)) or not interactive():
+        return None
+    return Progress(sum(map(session.wants, (Overfit, StepRepeat, Precision, *PROBES))))
+
+
 def _probes(
-    trainer: pl.Trainer, module: pl.LightningModule, budget: Budget, validation: Any
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    budget: Budget,
+    validation: Any,
+    announce: Progress | None,
 ) -> Probes | None:
     """Return the experiments to make; none where several processes would have to make them."""
     if trainer.world_size > 1:
-        log.info("lightning_debug: no experiments on a copy: several processes train together")
+        trainers.say("lightning_debug: no experiments: several processes train together")
         return None
     return Probes(
         module,
@@ -708,4 +745,6 @@ def _probes(
         training=Nested(trainer),
         validation=validation,
         budget=budget,
+        announce=announce or nullcontext,
+        skippable=announce is not None,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 from rich.text import Text
 from tqdm import tqdm
 
@@ -119,6 +120,26 @@ def settings(trainer: pl.Trainer) -> dict[str, Any]:
         "strategy": type(trainer.strategy).__name__,
         "devices": trainer.world_size,
     }
+
+
+def say(text: str) -> None:
+    """Say something on rank zero, where Lightning says what it uses."""
+    rank_zero_info(text)
+
+
+def replay(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the settings of a trainer that trains as this one does, in one process."""
+    device = trainer.strategy.root_device
+    found: dict[str, Any] = {
+        "accelerator": device.type,
+        "devices": [device.index] if device.index is not None else 1,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
+    plugin = type(trainer.precision_plugin)
+    ours = plugin.__module__.startswith(("pytorch_lightning.", "lightning."))
+    return found | ({"precision": trainer.precision} if ours else {})
 
 
 def writer(trainer: pl.Trainer) -> Callable[[str], None]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_debug.experiments.batches import distinct, mapped
 from lightning_debug.experiments.layout import Samples, innermost
+from lightning_debug.experiments.pairs import BY_CLASS
 from lightning_debug.experiments.replica import NotApplicableError, Replica
-from lightning_debug.experiments.trial import BY_CLASS, Trial, changed, heard, matched
+from lightning_debug.experiments.trial import Trial, changed, heard, matched
 from lightning_debug.observation import FutureLeak, Leak
 from lightning_debug.taps.data import named_tensors
 from lightning_debug.taps.statistics import tensors_in

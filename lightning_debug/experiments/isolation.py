@@ -12,20 +12,24 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from lightning_debug.experiments.outward import contained
+
 
 @contextlib.contextmanager
 def isolated(dtype: torch.dtype | None) -> Iterator[None]:
     """Run something that draws, prints and warns as if it had not been run.
 
     Restores the states of all random generators of the process, the default dtype, and the
-    modes of autograd and autocast; swallows what is printed and warned.
+    modes of autograd and autocast; swallows what is printed, warned and logged; files that are
+    written lie above those on the disk, and are gone afterwards.
 
     Args:
         dtype: Default dtype inside, without autocast; None: leave both as they are.
     """
     default = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_generators())
+        stack.enter_context(contained())
+        stack.enter_context(generators())
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -51,7 +55,8 @@ def seed(number: int) -> None:
 
 
 @contextlib.contextmanager
-def _generators() -> Iterator[None]:
+def generators() -> Iterator[None]:
+    """Bring all random generators of the process back to the states in which they are."""
     python, numeric, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = [(generator, generator.get_state()) for generator in _device_generators()]
     try:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lightning_debug.experiments.batches import mapped
 from lightning_debug.experiments.calls import Call
 from lightning_debug.experiments.layout import Samples, innermost, scaling
+from lightning_debug.experiments.pairs import Pair
 from lightning_debug.experiments.replica import NotApplicableError, Replica
-from lightning_debug.experiments.trial import Pair, Trial, changed, heard, matched
+from lightning_debug.experiments.trial import Trial, changed, heard, matched
 from lightning_debug.observation import BatchMixing, MixedOutput
 from lightning_debug.taps.statistics import tensors_in
 

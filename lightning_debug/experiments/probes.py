@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from torch.nn import Module
@@ -14,13 +15,18 @@ from torch.optim import Optimizer
 
 from lightning_debug.containment import Containment
 from lightning_debug.experiments import gradients, provenance, underflow
+from lightning_debug.experiments.baselines import Progress, baselines
 from lightning_debug.experiments.future import future
 from lightning_debug.experiments.inputs import inputs
+from lightning_debug.experiments.kept import KeptBatches
 from lightning_debug.experiments.mixing import mixing
 from lightning_debug.experiments.noise import noise
+from lightning_debug.experiments.overfit import overfit
 from lightning_debug.experiments.padding import padding
 from lightning_debug.experiments.rates import RateTrials
+from lightning_debug.experiments.repeat import repeat
 from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.shuffled import shuffled
 from lightning_debug.experiments.training import Training
 from lightning_debug.observation import (
     Baselines,
@@ -65,6 +71,8 @@ PROBES: Mapping[type[Observation], Probe] = {
     InputUse: inputs,
     GradientNoise: noise,
 }
+# On a replica in the formats of the run; once it has been possible, that is enough.
+PLAIN: Mapping[type[Observation], Probe] = {StepRepeat: repeat}
 TITLES: Mapping[type[Observation], str] = {
     Precision: "gradients that float16 cannot hold",
     GradientCheck: "gradients against finite differences",
@@ -96,7 +104,7 @@ class Budget:
     """
 
     probes: float = 10.0
-    trainings: float = 3.0
+    trainings: float = 6.0
     share: float = 0.02
     most: float = 60.0
 
@@ -115,6 +123,7 @@ class Made:
         seconds: How long it took.
         skipped: Why it could not be made; empty if it was.
         summary: What was seen, in a few words.
+        curve: The loss of each step, where a copy was trained.
     """
 
     kind: type[Observation]
@@ -122,6 +131,7 @@ class Made:
     seconds: float
     skipped: str = ""
     summary: str = ""
+    curve: tuple[float, ...] = ()
 
 
 class Probes:
@@ -168,6 +178,7 @@ class Probes:
         self._precision = precision
         self._scaler = scaler
         self._training = training
+        self._updates = updates
         self._validation = validation
         self._announce = announce
         self._skippable = skippable
@@ -180,6 +191,10 @@ class Probes:
         waits = [burnt_in, late] if late > 2 * burnt_in else [burnt_in]
         self._rates = RateTrials(model, optimizers, waits, clip=clip, precision=precision)
         self._start: int | None = None
+        self._done: set[type[Observation]] = set()
+        self._kept = KeptBatches()
+        self._progress = Progress()
+        self._shuffled = False
 
     def due(self, step: int) -> bool:
         """Tell whether it is time, after this many updates."""
@@ -192,9 +207,10 @@ class Probes:
         """Follow how the run gets on."""
         self._half = self._half or (isinstance(obs, Precision) and obs.half)
         self._rates.hear(obs)
+        self._progress.hear(obs)
 
     def passes(self, batch: Any, step: int, *, wants: Callable[[type[Observation]], bool]) -> None:
-        """A batch starts: keep what a trial of learning rates will need, if there is to be one."""
+        """A batch starts: keep what experiments will need, if they are to be made."""
         if not wants(RateTrial):
             self._rates.forget()
         elif self._start is None:
@@ -206,6 +222,11 @@ class Probes:
             except NotApplicableError as reason:
                 log.info("lightning_debug: no trial of learning rates: %s", reason)
                 self._rates.forget()
+
+    def looks_at(self, batch: Any, *, wants: Callable[[type[Observation]], bool]) -> None:
+        """A look begins: keep a copy of the batch, if it is one of those to be kept."""
+        if wants(Baselines) or wants(ShuffledLabels):
+            self._kept.keep(batch)
 
     def run(
         self,
@@ -237,11 +258,20 @@ class Probes:
         def asked(kind: type[Observation]) -> bool:
             return wants(kind) and contain.works(_part(kind))
 
+        if updates == 0 and self._training is not None and asked(Overfit):
+            yield from self._try(Overfit, step, epoch, contain, self._overfit, batch)
         if asked(Precision):
             yield from self._try(Precision, step, epoch, contain, self._underflow, batch)
+        for kind, probe in PLAIN.items():
+            if asked(kind) and kind not in self._done:
+                for obs in self._try(kind, step, epoch, contain, self._plain, probe, batch):
+                    self._done |= set() if getattr(obs, "skipped", "") else {kind}
+                    yield obs
         wanted = {kind: probe for kind, probe in PROBES.items() if asked(kind)}
         if wanted:
             yield from self._probes(wanted, batch, step, epoch, contain)
+        if asked(ShuffledLabels) and self._kept.enough:
+            yield from self._shuffle(step, epoch, contain, last=False)
 
     def _probes(
         self,
@@ -298,7 +328,7 @@ class Probes:
             if obs is None:
                 return
             seconds, skipped = time.monotonic() - begun, getattr(obs, "skipped", "")
-            self.made.append(Made(kind, step, seconds, skipped, obs.summary))
+            self.made.append(Made(kind, step, seconds, skipped, obs.summary, obs.curve))
             yield obs
 
     def end(
@@ -317,7 +347,66 @@ class Probes:
             wants: Tells whether a kind of observation is asked for.
             contain: Switches off the experiment that fails for a reason of ours.
         """
-        yield from ()
+        if wants(ShuffledLabels) and contain.works(_part(ShuffledLabels)) and not self._shuffled:
+            yield from self._shuffle(step, epoch, contain, last=True)
+        if wants(Baselines) and contain.works(_part(Baselines)):
+            make = self._on_kept
+            args = baselines, self._progress, self._budget.trainings
+            yield from self._try(Baselines, step, epoch, contain, make, *args)
+        self._kept.forget()
+
+    def _shuffle(
+        self, step: int, epoch: int, contain: Containment, *, last: bool
+    ) -> Iterator[Observation]:
+        """Compare labels with the same labels in other orders, until it is clear what they are."""
+        make = self._on_kept, partial(shuffled, last=last)
+        for obs in self._try(ShuffledLabels, step, epoch, contain, *make):
+            self._shuffled = True
+            yield obs
+
+    def _overfit(self, batch: Any, *, step: int, epoch: int) -> Observation:
+        """Train a copy on two samples."""
+        validation, self._validation = self._validation, None
+        if self._training is None:
+            raise NotApplicableError("there is nothing to train a copy with")
+
+        def allowed(seconds: float) -> float:
+            return self._budget.for_training(seconds * self._updates)
+
+        replica = Replica(self._model, self._optimizers, dtype=None)
+        try:
+            return overfit(
+                replica,
+                batch,
+                self._training,
+                step=step,
+                epoch=epoch,
+                allowed=allowed,
+                validation=validation,
+            )
+        finally:
+            replica.release()
+
+    def _on_kept(
+        self, make: Callable[..., Observation | None], *args: Any, **where: int
+    ) -> Observation | None:
+        """Make an experiment on the batches that were kept and on a replica, as precise as it."""
+        batches = self._kept.batches
+        replica = Replica(self._model, self._optimizers, dtype=None)
+        try:
+            with replica.working(), self._precision():
+                return make(replica, batches, *args, **where)
+        finally:
+            replica.release()
+
+    def _plain(self, probe: Probe, batch: Any, *, step: int, epoch: int) -> Observation:
+        """Try something on a replica in the formats of the run."""
+        replica = Replica(self._model, self._optimizers, dtype=None)
+        try:
+            with replica.working(), self._precision():
+                return probe(replica, batch, step=step, epoch=epoch)
+        finally:
+            replica.release()
 
     def _underflow(self, batch: Any, *, step: int, epoch: int) -> Observation | None:
         """Look for gradients that are lost in float16, if there are numbers of that type."""

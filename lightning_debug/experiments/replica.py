@@ -6,7 +6,6 @@ import contextlib
 import copy
 import inspect
 import itertools
-import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +18,13 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_debug.experiments.batches import NotApplicableError as NotApplicableError
 from lightning_debug.experiments.batches import detached, duplicate, widened
 from lightning_debug.experiments.isolation import isolated, seed
+from lightning_debug.experiments.outward import forget
 from lightning_debug.experiments.stand_ins import Mute, OptimizerStandIn, TrainerStandIn
+from lightning_debug.experiments.state import DATA, Contents, Outside, is_state
 from lightning_debug.taps.statistics import tensors_in
 
 # Parameters, gradients, a snapshot and the work itself, all in float64.
@@ -32,7 +32,6 @@ COPIES = 10
 SEED = 1
 MOST_ITEMS = 10_000
 CONTAINERS = (list, tuple, set, dict, deque)
-DATA = (Dataset, DataLoader, Sampler)
 # What torch keeps on a module: hooks, children. Its mode is state.
 OWN = frozenset(vars(Module())) - {"training"}
 # Methods of a LightningModule that reach out of it.
@@ -76,17 +75,15 @@ class Replica:
         optimizers: Sequence[Optimizer] = (),
         dtype: torch.dtype | None = torch.float64,
     ) -> None:
+        _require_precision(model)
         _require_memory(model)
         self.dtype = dtype
         self.evaluating = False
         self.seed = SEED
         self._originals = {id(t) for t in (*model.parameters(), *model.buffers())}
         memo: dict[int, Any] = {}
-        try:
-            self.module = copy.deepcopy(model, _prepared(model, memo))
-            _rebind(self.module, memo)
-        except Exception as error:
-            raise NotApplicableError(f"the model cannot be copied: {error}") from error
+        self.module = _twin(model, memo)
+        self._outside = Outside(model, memo)
         if dtype is not None:
             _widen(self.module, dtype)
         for module in self.module.modules():
@@ -118,11 +115,14 @@ class Replica:
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Isolate what is done with the replica from the process; needed by all that follows."""
-        with isolated(self.dtype), _Guard(self._originals, self.dtype):
+        guard = _Guard(self._originals, self.dtype)
+        with isolated(self.dtype), self._outside.swapped(), guard:
             yield
 
     def restore(self) -> None:
-        """Bring weights, buffers, modes and counters back to what they were when copied."""
+        """Bring weights, buffers, modes, counters and files back to what they were when copied."""
+        forget()
+        self._outside.restore()
         with torch.no_grad(), torch._C.DisableTorchFunction():
             self._snapshot.restore()
             for parameter, values in self._moved:
@@ -282,22 +282,20 @@ class _Guard(TorchFunctionMode):
 
 
 class _Snapshot:
-    """The state of a module: tensors, modes, generators, and plain values kept on modules."""
+    """The state of a module: tensors, modes, generators, and what else is kept on modules."""
 
     def __init__(self, module: Module) -> None:
         tensors = (*module.parameters(), *module.buffers())
         self.tensors = [(t, t.detach().clone()) for t in tensors]
         self._trained = [(p, p.requires_grad) for p in module.parameters()]
         self._values = [
-            (m, {k: _kept(v) for k, v in vars(m).items() if k not in OWN and _is_state(v)})
+            (m, {k: v for k, v in vars(m).items() if k not in OWN and is_state(v)})
             for m in module.modules()
         ]
-        self._generators = [
-            (value, _state_of(value))
-            for m in module.modules()
-            for value in vars(m).values()
-            if isinstance(value, (torch.Generator, np.random.Generator, random.Random))
-        ]
+        self._contents = Contents(
+            [value for m in module.modules() for k, value in vars(m).items() if k not in OWN],
+            known=(*module.modules(), *tensors),
+        )
 
     def rebase(self, values: Sequence[Tensor]) -> None:
         """Bring parameters and buffers back to these values from now on."""
@@ -312,38 +310,40 @@ class _Snapshot:
         for parameter, trained in self._trained:
             parameter.requires_grad_(trained)
         for module, state in self._values:
-            module.__dict__ |= {name: _kept(value) for name, value in state.items()}
-        for generator, drawn in self._generators:
-            _set_state(generator, drawn)
+            new = vars(module).keys() - state.keys() - OWN
+            for name in [name for name in new if is_state(vars(module)[name])]:
+                del module.__dict__[name]
+            module.__dict__ |= state
+        self._contents.restore()
 
 
 def _narrow(value: object) -> bool:
     return isinstance(value, torch.dtype) and value in NARROW
 
 
-def _is_state(value: object) -> bool:
-    return isinstance(value, (bool, int, float, str, type(None), Tensor, *CONTAINERS))
-
-
 def _kept(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, CONTAINERS) else value
 
 
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    return copy.deepcopy(generator.bit_generator.state)
+def twin(model: Module) -> Module:
+    """Return a deep copy of a module that shares nothing with it but data that are too many.
+
+    It has no trainer. What cannot be copied, such as a lock or a file, is mute in it.
+
+    Raises:
+        NotApplicableError: If it cannot be copied, or memory does not suffice.
+    """
+    _require_memory(model)
+    return _twin(model, {})
 
 
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.bit_generator.state = copy.deepcopy(state)
+def _twin(model: Module, memo: dict[int, Any]) -> Module:
+    try:
+        copied = copy.deepcopy(model, _prepared(model, memo))
+        _rebind(copied, memo)
+    except Exception as error:
+        raise NotApplicableError(f"the model cannot be copied: {error}") from error
+    return copied
 
 
 def _prepared(model: Module, memo: dict[int, Any]) -> dict[int, Any]:
@@ -421,6 +421,12 @@ def _widen(module: Module, dtype: torch.dtype) -> None:
             child.__dict__["_dtype"] = dtype
 
 
+def _require_precision(model: Module) -> None:
+    """Refuse a copy on a device that cannot be as precise as is needed."""
+    if any(tensor.device.type == "mps" for tensor in (*model.parameters(), *model.buffers())):
+        raise NotApplicableError("the device has no float64")
+
+
 def _require_memory(model: Module) -> None:
     """Refuse a copy that would take more than half of the memory that is free."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -429,8 +435,6 @@ def _require_memory(model: Module) -> None:
         raise NotApplicableError("the model has no values yet")
     if any(hasattr(t, "to_local") or t.is_quantized for t in tensors):
         raise NotApplicableError("the parameters are sharded or quantised")
-    if device.type == "mps":
-        raise NotApplicableError("the device has no float64")
     kept = [t for m in model.modules() for k, v in vars(m).items() if k not in OWN for t in _big(v)]
     needed = COPIES * 8 * sum(t.numel() for t in tensors) + 2 * sum(kept)
     free = _free_memory(device)

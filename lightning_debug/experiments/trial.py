@@ -18,34 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from lightning_debug.experiments.batches import duplicate
 from lightning_debug.experiments.calls import MOST_CALLS, Call
 from lightning_debug.experiments.isolation import seed
+from lightning_debug.experiments.pairs import Pair, paired
 from lightning_debug.experiments.replica import SEED, NotApplicableError, Replica
-from lightning_debug.taps.loss_calls import LOSSES
 from lightning_debug.taps.statistics import tensors_in
 
-BY_CLASS = frozenset(["cross_entropy", "nll_loss"])
-DIFFERENCES = frozenset(["sub", "__sub__", "__rsub__", "rsub", "subtract"])
 ADAPTING = frozenset(["grad", "backward"])
 MOST_PAIRS = 64
 ROUNDING = 1e-9
-
-
-@dataclass(eq=False, slots=True)
-class Pair:
-    """A prediction and the data that it is compared with.
-
-    Attributes:
-        function: What compared them: ``"cross_entropy"``, ``"sub"``.
-        place: The module path in which it ran; ``"training_step"`` for the step itself.
-        prediction: Laid out like the target, with the classes, if there are any, on a last axis.
-        target: Made without parameters.
-        counted: Where the target is not left out by ``ignore_index``.
-    """
-
-    function: str
-    place: str
-    prediction: Tensor
-    target: Tensor
-    counted: Tensor
 
 
 @dataclass(eq=False, slots=True)
@@ -89,7 +68,12 @@ Nudge = Callable[[Module, Any], Any]
 
 
 def heard(
-    replica: Replica, batch: Any, *, nested: bool = False, nudge: Nudge | None = None
+    replica: Replica,
+    batch: Any,
+    *,
+    nested: bool = False,
+    nudge: Nudge | None = None,
+    normed: bool = False,
 ) -> Trial:
     """Run the training step of a replica once and listen.
 
@@ -102,6 +86,7 @@ def heard(
         batch: What the step is given.
         nested: Whether to keep the calls that modules make, too.
         nudge: Gets each module that ran and its output, and returns the output to go on with.
+        normed: Whether batch norms are left as they are.
 
     Raises:
         NotApplicableError: If the step fails.
@@ -131,7 +116,7 @@ def heard(
                 break
         return changed
 
-    ear, paths = _Ear(trial, running), replica.paths()
+    ear, paths = _Ear(trial, running, normed), replica.paths()
     handles: list[RemovableHandle] = []
     for module in replica.module.modules():
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
@@ -184,10 +169,11 @@ class _Ear(TorchFunctionMode):
         adapted: Whether the step has computed gradients itself, and may use them in what follows.
     """
 
-    def __init__(self, trial: Trial, running: Sequence[Call]) -> None:
+    def __init__(self, trial: Trial, running: Sequence[Call], normed: bool) -> None:
         super().__init__()
         self._trial = trial
         self._running = running
+        self._normed = normed
         self.adapted = False
 
     def __torch_function__(
@@ -202,7 +188,7 @@ class _Ear(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ADAPTING:
             self.adapted = True
-        if name == "batch_norm":
+        if name == "batch_norm" and not self._normed:
             args, kwargs = _without_statistics(func, args, kwargs)
         out = func(*args, **kwargs)
         if isinstance(out, (Tensor, tuple)) and not self.adapted:
@@ -210,7 +196,7 @@ class _Ear(TorchFunctionMode):
             self._trial.functions.setdefault(id(call) if call else 0, set()).add(name)
             if len(self._trial.pairs) < MOST_PAIRS:
                 place = call.path if call else "training_step"
-                pair = _pair(func, name, args, kwargs, place or "model")
+                pair = paired(func, name, args, kwargs, place or "model", out)
                 if pair is not None:
                     self._trial.pairs.append(pair)
         return out
@@ -239,60 +225,3 @@ def _without_statistics(
         options["running_var"] = options["input"].new_ones(channels)
         options["training"] = False
     return bound.args, dict(bound.kwargs)
-
-
-def _pair(
-    func: Callable[..., Any],
-    name: str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    place: str,
-) -> Pair | None:
-    """Return what a function compares, if it compares a prediction with data."""
-    ignored: Any = None
-    if name in LOSSES:
-        try:
-            options = inspect.signature(func).bind(*args, **kwargs).arguments
-        except (TypeError, ValueError):
-            return None
-        first, second, *_ = [*options.values(), None]
-        if name in BY_CLASS:
-            ignored = options.get("ignore_index", -100)
-    elif name in DIFFERENCES and len(args) == 2:
-        first, second = args
-    elif name == "gather" and len(args) + len(kwargs) >= 3:
-        first, second = args[0], _picked(args, kwargs)
-    elif name == "__getitem__" and isinstance(args[1], tuple) and len(args[1]) == 2:
-        rows, first = args[1][0], args[0]
-        second = args[1][1]
-        if not (isinstance(first, Tensor) and first.ndim == 2 and isinstance(rows, Tensor)):
-            return None
-        if len(rows) != len(first):
-            return None
-    else:
-        return None
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
-        return None
-    if second.requires_grad and not first.requires_grad and name not in BY_CLASS:
-        first, second = second, first
-    if not first.requires_grad or second.requires_grad or not second.ndim:
-        return None
-    prediction, target = first.detach(), second.detach()
-    classes = name in BY_CLASS and not target.is_floating_point()
-    if classes and prediction.ndim == target.ndim + 1:
-        prediction = prediction.movedim(1, -1)
-    if prediction.shape[: target.ndim] != target.shape:
-        return None
-    counted = torch.ones_like(target, dtype=torch.bool)
-    if classes and ignored is not None:
-        counted = target != ignored
-    return Pair(name, place, prediction.clone(), target.clone(), counted)
-
-
-def _picked(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the index of a ``gather`` that picks one class of each row."""
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    index = kwargs.get("index", args[2] if len(args) > 2 else None)
-    if not isinstance(index, Tensor) or dim not in (-1, index.ndim - 1) or index.shape[-1] != 1:
-        return None
-    return index.squeeze(-1)

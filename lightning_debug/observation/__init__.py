@@ -87,6 +87,7 @@ from lightning_debug.observation.trials import (
     Overfit,
     OverfitArm,
     ShuffledLabels,
+    SimpleModel,
     StepRepeat,
 )
 
@@ -165,6 +166,7 @@ __all__ = [
     "ScheduleState",
     "Schedules",
     "ShuffledLabels",
+    "SimpleModel",
     "StepRepeat",
     "StepResponse",
     "Stranger",

@@ -23,6 +23,11 @@ class Observation:
         """Return what was seen in a few words, where that is worth saying though all is well."""
         return ""
 
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """Return the loss of each step of a training of a copy, where there was one."""
+        return ()
+
 
 def owner(parameter: str) -> str:
     """Return the path of the module that owns a parameter: ``"net.0.weight"`` -> ``"net.0"``."""

@@ -41,6 +41,23 @@ def mlp(inputs, outputs):
     )
 
 
+class Manual(Program):
+    """Optimized by hand."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(64, 10), optimizer=ADAM)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self.net(x), y)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
 def conv():
     return nn.Sequential(
         nn.Conv2d(1, 32, 3),
@@ -88,3 +105,40 @@ def test_labels(module, data, validated, epochs):
     assert not next(f for f in found.findings if f.name == "labels-unrelated").caused_by
     # A network this large overfits the true labels too.
     assert [a for a in alarms(fixed) if "overfitting" not in a] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "data", "epochs"),
+    [
+        pytest.param(lambda: Program(nn.Linear(64, 10), optimizer=ADAM), digits, 10, id="linear"),
+        pytest.param(
+            lambda: Program(
+                nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10)),
+                optimizer=partial(torch.optim.Adam, lr=1e-3),
+            ),
+            digits,
+            10,
+            id="small, with dropout",
+        ),
+        pytest.param(Manual, digits, 10, id="by hand"),
+    ],
+)
+def test_labels_that_cannot_be_learned_by_heart(module, data, epochs):
+    def loader(*, mixed):
+        return paired(data(), False, mixed=mixed)
+
+    found = fit(module, loader(mixed=True), epochs=epochs)
+    (finding,) = [f for f in found.findings if f.name == "labels-unrelated"]
+    assert not finding.caused_by
+    assert "no better from the other samples than labels in a shuffled order" in finding.message
+    assert alarms(fit(module, loader(mixed=False), epochs=epochs)) == []
+
+
+def test_the_experiment_tells_them_apart():
+    (made,) = [
+        e
+        for e in fit(lambda: Program(mlp(64, 10)), digits(), epochs=2).experiments
+        if e.name == "shuffled labels"
+    ]
+    assert made.outcome == "passed"
+    assert "standard deviations from shuffled ones" in made.detail

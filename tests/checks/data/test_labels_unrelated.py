@@ -6,6 +6,8 @@ from lightning_debug.observation import (
     LossCall,
     LossCalls,
     Losses,
+    RunEnd,
+    ShuffledLabels,
     Targets,
     Validation,
 )
@@ -27,6 +29,8 @@ def judge(
     resumed=False,
     value=None,
     within=-0.1,
+    shuffled=None,
+    classes=10,
 ):
     check = LabelsUnrelated()
     list(check.on_run_start(start(samples=samples)))
@@ -39,6 +43,7 @@ def judge(
             value=loss if value is None else value,
             references=references,
             target=Targets(per_sample=True),
+            classes=classes,
         )
         list(check.on_batch(batch(neighbours=near)))
         list(check.on_loss_calls(LossCalls(calls=(call,), resumed=resumed, epoch=epoch)))
@@ -49,6 +54,9 @@ def judge(
         if look == looks:
             values = tuple(steps(loss, within, last))
         found = list(check.on_losses(Losses(values=values, epoch=epoch)))
+    if shuffled is not None:
+        list(check.on_shuffled_labels(shuffled))
+        found = list(check.on_run_end(RunEnd(step=200)))
     return found
 
 
@@ -73,6 +81,23 @@ def test_fires_without_validation():
     assert "the first-epoch loss has never been better than chance (2.4;" in finding.message
 
 
+LIKE = ShuffledLabels(samples=600, real=0.4, highest=2.1, weak=5.0)
+
+
+def test_fires_beside_shuffled_labels_though_nothing_is_learned():
+    (finding,) = judge(train=2.18, validations=(), near=None, within=0.0, shuffled=LIKE)
+    assert finding.message == (
+        "The training cross_entropy is still 2.18, but the first-epoch loss has never been better"
+        " than chance (2.4; a constant guess gives 2.2), and simple models tell the labels no"
+        " better from the other samples than labels in a shuffled order (600 samples)."
+    )
+
+
+def test_fires_beside_shuffled_labels_that_are_learned_by_heart():
+    (finding,) = judge(near=None, shuffled=LIKE)
+    assert "(600 samples): the labels are learned by heart." in finding.message
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -88,6 +113,25 @@ def test_fires_without_validation():
         pytest.param({"samples": 100}, id="few samples"),
         pytest.param({"resumed": True}, id="resumed"),
         pytest.param({"value": 0.1}, id="the loss has other terms"),
+        pytest.param(
+            {"shuffled": ShuffledLabels(samples=600, real=9.0, weak=5.0)}, id="unlike shuffled ones"
+        ),
+        pytest.param(
+            {"near": None, "shuffled": ShuffledLabels(samples=600, real=0.4, weak=1.0)},
+            id="a weak relation would not be seen",
+        ),
+        pytest.param(
+            {"near": None, "shuffled": ShuffledLabels(skipped="there are several labels")},
+            id="not applicable",
+        ),
+        pytest.param(
+            {"train": 2.18, "validations": (), "near": None, "shuffled": LIKE, "classes": 2},
+            id="a relation to two classes may be weak",
+        ),
+        pytest.param(
+            {"train": 2.18, "validations": (), "near": None, "last": 3, "shuffled": LIKE},
+            id="not tried for long",
+        ),
     ],
 )
 def test_silent(settings):

@@ -1,0 +1,120 @@
+"""Simple models and shuffled labels on problems whose answer is known."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_debug.experiments.baselines import Progress, baselines
+from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.shuffled import shuffled
+from tests.build_updates import losses
+from tests.runs import Program, digits, regression
+
+
+def progress(updates=200):
+    made = Progress()
+    made.hear(losses(*([1.0] * updates)))
+    return made
+
+
+def compare(model, batches, **settings):
+    replica = Replica(model, [model.configure_optimizers()], dtype=None)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    with replica.working():
+        obs = baselines(replica, batches, progress(**settings), 5.0, step=200, epoch=3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    return obs
+
+
+def order(model, batches):
+    replica = Replica(model, [model.configure_optimizers()], dtype=None)
+    with replica.working():
+        return shuffled(replica, batches, step=1, epoch=0)
+
+
+def scores(obs):
+    return {simple.name: simple.score for simple in obs.simple}
+
+
+def test_classes():
+    obs = compare(Program(nn.Sequential(nn.Linear(64, 16), nn.Linear(16, 10))), list(digits()))
+    assert (obs.metric, obs.layout, obs.function) == ("accuracy", "sample", "cross_entropy")
+    found = scores(obs)
+    assert found["constant"] < 0.2
+    assert found["linear"] > 0.8
+    assert obs.model.score < 0.3
+    assert obs.further.score > 0.8
+    assert obs.summary.startswith("accuracy 0.")
+
+
+def test_values_and_a_linear_model():
+    obs = compare(Program(nn.Linear(8, 1), F.mse_loss), list(regression(n=1024)))
+    assert obs.metric == "explained variance"
+    assert scores(obs).keys() == {"constant", "linear"}
+    assert scores(obs)["constant"] == 0.0
+
+
+class Step(Program):
+    """Two losses, a target that it makes, or one that is the input."""
+
+    def __init__(self, kind):
+        super().__init__(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64)))
+        self.kind = kind
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        out = self(x)
+        if self.kind == "several":
+            return F.cross_entropy(out[:, :10], y) + F.mse_loss(out, x)
+        if self.kind == "made":
+            return F.mse_loss(out, (3.0 * x).sin())
+        if self.kind == "drawn":
+            return F.mse_loss(out, torch.randn_like(x))
+        if self.kind == "weighted":
+            losses = F.cross_entropy(out[:, :10], y, reduction="none")
+            return (losses * (y + 1)).mean()
+        return F.mse_loss(out, x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("several", "several predictions are compared"),
+        ("made", "made in the step"),
+        ("drawn", "draws random numbers"),
+        ("weighted", "more than a comparison"),
+        ("itself", "given the target"),
+    ],
+)
+def test_not_applicable(kind, reason):
+    with pytest.raises(NotApplicableError, match=reason):
+        compare(Step(kind), list(digits()))
+
+
+def test_a_short_run():
+    with pytest.raises(NotApplicableError, match="too short"):
+        compare(Program(nn.Linear(64, 10)), list(digits()), updates=10)
+
+
+def test_labels_in_their_order_and_in_another():
+    batches = list(digits())
+    model = Program(nn.Linear(64, 10))
+    real = order(model, batches)
+    assert real.real > 10.0
+    assert real.weak > 2.0
+    generator = torch.Generator().manual_seed(0)
+    y = torch.cat([y for _, y in batches])
+    mixed = y[torch.randperm(len(y), generator=generator)].split(32)
+    other = order(model, [(x, m) for (x, _), m in zip(batches, mixed, strict=True)])
+    assert other.real < 2.5
+    assert other.weak > 2.5
+
+
+def test_ids_tell_nothing_of_each_other():
+    model = Program(nn.Sequential(nn.Embedding(50, 10), nn.Flatten(), nn.Linear(30, 2)))
+    batches = [(torch.randint(0, 50, (32, 3)), torch.randint(0, 2, (32,))) for _ in range(20)]
+    with pytest.raises(NotApplicableError, match="ids"):
+        order(model, batches)
