@@ -69,7 +69,9 @@ class Nested:
             overridden = _overrides(module, around)
             module.__dict__ |= overridden
             try:
-                trainer.fit(module, _Batches(batches, steps))  # type: ignore[arg-type]
+                # Only the step is the user's code: what is listened for comes from there.
+                with torch._C.DisableTorchFunction():
+                    trainer.fit(module, _Batches(batches, steps))  # type: ignore[arg-type]
             except (Exception, SystemExit) as error:
                 if isinstance(watch.error, KeyboardInterrupt):
                     raise KeyboardInterrupt from None
@@ -241,7 +243,7 @@ def _overrides(
 
     @functools.wraps(step)
     def training_step(*args: Any, **kwargs: Any) -> Any:
-        with around():
+        with torch._C._EnableTorchFunction(), around():
             return step(*args, **kwargs)
 
     return {

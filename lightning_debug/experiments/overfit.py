@@ -188,12 +188,12 @@ class PairEar(TorchFunctionMode):
     """Hears what is compared in a training step, in which nothing is dropped.
 
     Attributes:
-        pairs: What was compared, in order.
+        pairs: What was compared, in order, and how well it fits.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.pairs: list[Pair] = []
+        self.pairs: list[tuple[Pair, Score]] = []
 
     def __torch_function__(
         self,
@@ -214,8 +214,9 @@ class PairEar(TorchFunctionMode):
         out = func(*args, **kwargs)
         if len(self.pairs) < MOST_PAIRS:
             pair = paired(func, name, args, kwargs, "training_step", out)
-            if pair is not None and scored(pair) is not None:
-                self.pairs.append(pair)
+            score = scored(pair) if pair is not None else None
+            if pair is not None and score is not None:
+                self.pairs.append((pair, score))
         return out
 
 
@@ -229,11 +230,12 @@ def _choose(replica: Replica, batch: Any) -> tuple[Samples, list[int]]:
         raise NotApplicableError("the step has several losses, or none")
     if not ear.pairs:
         raise NotApplicableError("the step compares no predictions with targets that differ")
-    target = ear.pairs[0].target
+    first, _ = ear.pairs[0]
+    target = first.target
     if samples.size < 2 or target.shape[0] % samples.size:
         return samples, list(range(min(samples.size, 2)))
     rows = target.reshape(samples.size, -1)[:CANDIDATES].double()
-    if ear.pairs[0].function in BY_CLASS | PICKED:
+    if first.function in BY_CLASS | PICKED:
         apart = (rows != rows[:1]).sum(1)
     else:
         apart = (rows - rows[:1]).square().sum(1)
@@ -378,22 +380,21 @@ class _Drill:
             still=self._still(),
         )
 
-    def _best(self, pairs: Sequence[Pair], loss: float) -> Score:
+    def _best(self, pairs: Sequence[tuple[Pair, Score]], loss: float) -> Score:
         """Return the score of the comparison that fits best, and remember which it is."""
+        if not pairs:
+            raise NotApplicableError("the step compares no predictions with targets that differ")
         if not self._first:
-            self._first = [pair.target for pair in pairs]
+            self._first = [pair.target for pair, _ in pairs]
         same = [
             pair.target.shape == first.shape and bool((pair.target == first).all())
-            for pair, first in zip(pairs, self._first, strict=False)
+            for (pair, _), first in zip(pairs, self._first, strict=False)
         ]
         if len(pairs) != len(self._first) or not all(same):
             raise NotApplicableError("the targets are others at each step")
-        scores = [(score, pair) for pair in pairs if (score := scored(pair)) is not None]
-        if not scores:
-            raise NotApplicableError("the step compares no predictions with targets that differ")
-        best, self.pair = max(scores, key=lambda item: item[0].value)
+        self.pair, best = max(pairs, key=lambda item: item[1].value)
         self.metric, self.chance, self.many = best.metric, best.chance, best.many
-        values = [_values(pair) for pair in pairs]
+        values = [_values(pair) for pair, _ in pairs]
         sums = values[0] if len(values) == 1 else [sum(several[0] for several in values)]
         self.whole = any(abs(value - loss) <= SAME * abs(loss) for value in sums)
         return best
@@ -456,8 +457,8 @@ def _unseen(replica: Replica, rest: Any, validation: Any, metric: str) -> tuple[
                 run()
         except Exception:  # whatever the user's code raises where it is not at home
             continue
-        scores = [score for pair in ear.pairs if (score := scored(pair)) is not None]
-        best = max((s for s in scores if s.metric == metric), key=lambda s: s.value, default=None)
+        scores = [score for _, score in ear.pairs if score.metric == metric]
+        best = max(scores, key=lambda score: score.value, default=None)
         if best is not None:
             return best.value, best.chance, validated
     return math.nan, math.nan, False

@@ -271,7 +271,7 @@ class _Guard(TorchFunctionMode):
     ) -> Any:
         """Run the function, unless it would touch the original."""
         kwargs = dict(kwargs or {})
-        if any(id(tensor) in self._originals for tensor in tensors_in((args, kwargs))):
+        if any(map(self._touches, args)) or any(map(self._touches, kwargs.values())):
             raise NotApplicableError("the step uses tensors of the model that cannot be copied")
         if self._dtype is torch.float64:
             if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args:
@@ -279,6 +279,13 @@ class _Guard(TorchFunctionMode):
             args = [self._dtype if _narrow(value) else value for value in args]
             kwargs = {k: self._dtype if _narrow(v) else v for k, v in kwargs.items()}
         return func(*args, **kwargs)
+
+    def _touches(self, value: Any) -> bool:
+        """Tell whether a tensor of the original is in an argument."""
+        if isinstance(value, Tensor):  # asked for every argument of every function
+            return id(value) in self._originals
+        held = tensors_in(value) if isinstance(value, CONTAINERS) else ()
+        return any(id(tensor) in self._originals for tensor in held)
 
 
 class _Snapshot:

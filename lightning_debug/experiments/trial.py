@@ -205,9 +205,11 @@ class _Ear(TorchFunctionMode):
 def _drawn_so_far() -> tuple[object, ...]:
     """Return the states of the generators that a step draws from, to be compared."""
     states = [
-        g.get_state().tolist() for g in (torch.default_generator, *torch.cuda.default_generators)
+        g.get_state().numpy().tobytes()
+        for g in (torch.default_generator, *torch.cuda.default_generators)
     ]
-    return states, random.getstate(), str(np.random.get_state())
+    _, numbers, *rest = np.random.get_state()
+    return states, random.getstate(), np.asarray(numbers).tobytes(), rest
 
 
 def _without_statistics(

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_debug import DebugSuite
 from lightning_debug.check import Check
-from lightning_debug.experiments.overfit import PairEar, scored
+from lightning_debug.experiments.overfit import PairEar
 from tests.runs import Program, digits, fit, regression
 
 
@@ -45,7 +45,7 @@ def heard(function, *args, **options):
     """Return the score of the first comparison that a function makes."""
     with (ear := PairEar()):
         function(*args, **options)
-    return scored(ear.pairs[0]) if ear.pairs else None
+    return ear.pairs[0][1] if ear.pairs else None
 
 
 def wish(rows):
