@@ -188,11 +188,18 @@ class _Watch(pl.Callback):
         self.error: BaseException | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Optimizers are there: schedulers and weight decay go."""
+        """Optimizers are there: schedulers and weight decay go.
+
+        Raises:
+            NotApplicableError: If an optimizer is not that of the copy, or does nothing.
+        """
+        own = {id(parameter) for parameter in pl_module.parameters()}
         for optimizer in trainer.optimizers:
             highest = [max(g[k] for k in HIGHEST if k in g) for g in optimizer.param_groups]
             self._rates[id(optimizer)] = [float(rate) * self._factor for rate in highest]
             for group in optimizer.param_groups:
+                if not all(id(parameter) in own for parameter in group["params"]):
+                    raise NotApplicableError("the optimizer holds weights that are not the model's")
                 group |= {"weight_decay": 0.0} if "weight_decay" in group else {}
             if not any(highest):
                 raise NotApplicableError("the learning rate is 0")

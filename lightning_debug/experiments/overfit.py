@@ -24,8 +24,8 @@ from lightning_debug.experiments.trial import heard, matched
 from lightning_debug.observation import Overfit, OverfitArm
 from lightning_debug.taps.dropped_norm import DROPOUTS
 
-STEPS = 200
-FEWEST_STEPS = 50
+STEPS = 150
+FEWEST_STEPS = 40
 # Steps of a training after which it is known how long it would take.
 TIMED = 3
 CANDIDATES = 16
@@ -37,7 +37,7 @@ HIGHER, LOWER = (10.0, 100.0, 1e3, 1e4, 1e5), (0.1, 0.01)
 # Share of the lowest loss by which the next one must be lower to go on.
 LOWER_BY = 1e-5
 # Over so many steps the loss must change by this share of it; what stands still is at its end.
-PAUSE, STILL = 40, 1e-3
+PAUSE, STILL = 20, 2e-3
 # Explained variance, accuracy of many predictions at once, and fall of the loss.
 KNOWN, NEARLY, FALLEN = 0.9, 0.95, 0.2
 FEW = 20
@@ -102,6 +102,7 @@ def overfit(
         metric=drill.metric,
         chance=drill.chance,
         many=drill.many,
+        constant=drill.constant,
         unseen=unseen,
         unseen_chance=unseen_chance,
         validated=validated,
@@ -121,13 +122,17 @@ class Score:
         value: 1 where all is right.
         chance: What the best constant gets; for explained variance that is 0.
         many: Of how many predictions.
+        constant: The mean cross-entropy of the best constant; nan for real targets.
     """
 
-    def __init__(self, metric: str, value: float, chance: float, many: int) -> None:
+    def __init__(
+        self, metric: str, value: float, chance: float, many: int, constant: float = math.nan
+    ) -> None:
         self.metric = metric
         self.value = value
         self.chance = chance
         self.many = many
+        self.constant = constant
 
     @property
     def perfect(self) -> bool:
@@ -165,11 +170,12 @@ def _accuracy(prediction: Tensor, target: Tensor, counted: Tensor | None) -> Sco
     others = prediction.scatter(1, target, -math.inf).amax(1)
     spread = prediction.amax(1) - prediction.amin(1)
     right = prediction.gather(1, target)[:, 0] - others > CLEAR * spread
-    often = int((target == target.flatten().mode().values).sum())
-    if often == len(target):
+    shares = target.flatten().bincount().double() / len(target)
+    often = float(shares.max())
+    if often == 1.0:
         return None
-    share = float(right.float().mean())
-    return Score("accuracy", share, often / target.numel(), target.numel())
+    constant = float(torch.special.entr(shares).sum())
+    return Score("accuracy", float(right.float().mean()), often, len(target), constant)
 
 
 def _explained(prediction: Tensor, target: Tensor) -> Score | None:
@@ -265,6 +271,7 @@ class _Drill:
         metric: How it is scored.
         chance: What the best constant scores.
         many: How many predictions it has.
+        constant: The loss of the best constant, where that is known.
         wider_chance: What the best constant scores on more samples.
     """
 
@@ -288,7 +295,7 @@ class _Drill:
         self.metric = ""
         self.chance = math.nan
         self.many = 0
-        self.wider_chance = math.nan
+        self.constant = self.wider_chance = math.nan
 
     def run(self) -> list[OverfitArm]:
         """Train at the user's learning rate; where that does not do, at others."""
@@ -319,13 +326,12 @@ class _Drill:
         Raises:
             NotApplicableError: If there is no time for that.
         """
-        two = self._batch, self._first, self.pair, self.metric, self.chance, self.many, self.whole
+        two = dict(vars(self))
         self._batch, self._first = batch, []
         self._end += self._end - self._begun
         factors = {1.0: None, min(arms, key=_lowest).factor: None}
         found = [arm for factor in factors if (arm := self._other(factor)) is not None]
-        self.wider_chance = self.chance
-        self._batch, self._first, self.pair, self.metric, self.chance, self.many, self.whole = two
+        vars(self).update(two, wider_chance=self.chance)
         if not found:
             raise NotApplicableError("the time for experiments was used up")
         return found
@@ -394,6 +400,7 @@ class _Drill:
             raise NotApplicableError("the targets are others at each step")
         self.pair, best = max(pairs, key=lambda item: item[1].value)
         self.metric, self.chance, self.many = best.metric, best.chance, best.many
+        self.constant = best.constant
         values = [_values(pair) for pair, _ in pairs]
         sums = values[0] if len(values) == 1 else [sum(several[0] for several in values)]
         self.whole = any(abs(value - loss) <= SAME * abs(loss) for value in sums)
@@ -409,7 +416,7 @@ class _Drill:
         return tuple(
             name
             for name, parameter in self._replica.parameters.items()
-            if torch.equal(parameter.detach(), starts[id(parameter)])
+            if id(parameter) in starts and torch.equal(parameter.detach(), starts[id(parameter)])
         )
 
 

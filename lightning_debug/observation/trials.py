@@ -37,6 +37,7 @@ class Overfit(Observation):
         metric: ``"accuracy"``, or ``"explained variance"`` for real targets.
         chance: What the best constant prediction scores on these samples.
         many: How many numbers or classes are predicted for them.
+        constant: The mean cross-entropy of that constant; nan for real targets.
         unseen, unseen_chance: The score on data that were not trained on, after the training,
             and of the best constant there; nan where there are none.
         validated: Whether those are validation data, and not the rest of the batch.
@@ -54,6 +55,7 @@ class Overfit(Observation):
     metric: str = ""
     chance: float = float("nan")
     many: int = 0
+    constant: float = float("nan")
     unseen: float = float("nan")
     unseen_chance: float = float("nan")
     validated: bool = False

@@ -30,9 +30,10 @@ class CannotOverfitBatch(Check):
     Args:
         share: Of what lies between a constant prediction and a perfect one; a copy that gets
             this far is on its way.
-        some: The same where many values are predicted for a sample, as for tokens and pixels, some
-            of which may be beyond what a part of the sample tells.
-        few: Up to so many values are not many.
+        some: The same where several values are predicted for a sample, as for tokens and pixels:
+            some may be beyond what the model is shown.
+        below: Share of the loss of a constant; a copy that predicts several classes for a sample
+            and gets below that is on its way.
         ahead: The same where the copy is trained on more samples of the batch, to see whether two
             are too few for this model.
         fall: Share of the first loss; a copy whose loss falls below it is on its way.
@@ -82,11 +83,11 @@ class CannotOverfitBatch(Check):
 
     share: float = 0.5
     some: float = 0.2
-    few: int = 20
+    below: float = 0.95
     ahead: float = 0.15
     fall: float = 0.1
     arms: int = 2
-    steps: int = 50
+    steps: int = 40
     wait: int = 9
     window: int = 20
     slope: float = 0.02
@@ -114,9 +115,13 @@ class CannotOverfitBatch(Check):
     def _judge(self, obs: Overfit) -> Iterator[Finding]:
         if len(obs.arms) < self.arms or not all(map(self._fails, obs.arms)):
             return
-        share = self.share if obs.many <= self.few else self.some
+        several = obs.many > obs.samples
+        share = self.some if several else self.share
         goal = obs.chance + share * (1.0 - obs.chance)
         if not obs.whole or any(arm.score >= goal for arm in obs.arms):
+            return
+        lowest = min(min(arm.losses) for arm in obs.arms)
+        if several and lowest < self.below * obs.constant:
             return
         ahead = obs.wider_chance + self.ahead * (1.0 - obs.wider_chance)
         if any(arm.solved or arm.score >= ahead for arm in obs.wider):

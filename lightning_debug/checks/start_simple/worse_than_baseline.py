@@ -37,6 +37,7 @@ class WorseThanBaseline(Check):
         nothing: Share of that gain below which a long run has learned next to nothing.
         still: Fall of the loss in the last half of a long run, relative to its size, below which it
             does not get on.
+        falling: Mann-Kendall score of that half below which it gets on, however slowly.
     """
 
     fix = (
@@ -93,6 +94,7 @@ class WorseThanBaseline(Check):
     long: int = 200
     nothing: float = 0.1
     still: float = 0.01
+    falling: float = -1.6
 
     def on_baselines(self, obs: Baselines) -> Iterator[Finding]:
         """Hold the model against the best simple one."""
@@ -113,7 +115,8 @@ class WorseThanBaseline(Check):
     def _idle(self, obs: Baselines, constant: SimpleModel, best: SimpleModel) -> bool:
         """Tell whether a long run has led nowhere, and does not get on."""
         nothing = _gains_less(obs.model, constant, best, self.nothing)
-        return obs.updates >= self.long and nothing and obs.fall < self.still and not obs.warming
+        stands = obs.fall < self.still and not obs.trend < self.falling and not obs.warming
+        return obs.updates >= self.long and nothing and stands
 
     def _tell(
         self, obs: Baselines, constant: SimpleModel, best: SimpleModel, *, stuck: bool

@@ -73,6 +73,10 @@ def test_losses_that_are_not_finite_count_as_tried():
         pytest.param(tried(arm(), arm(10.0, last=0.1)), id="the loss is gone"),
         pytest.param(tried(arm(), arm(10.0, score=0.8)), id="on its way"),
         pytest.param(tried(arm(), arm(10.0, score=0.65), many=200), id="some of many"),
+        pytest.param(
+            tried(arm(last=1.0), arm(10.0, last=1.1), many=8, constant=1.4),
+            id="below the loss of a constant",
+        ),
         pytest.param(tried(whole=False), id="other parts of the loss"),
         pytest.param(Overfit(skipped="the targets are others at each step"), id="skipped"),
     ],

@@ -41,7 +41,9 @@ def test_fires():
 
 
 def test_fires_after_a_long_run_that_led_nowhere():
-    idle = replace(SEEN, updates=400, model=model("model", 0.12, 2.28), fall=0.002, further=None)
+    idle = replace(
+        SEEN, updates=400, model=model("model", 0.12, 2.28), fall=0.002, trend=-0.4, further=None
+    )
     (finding,) = WorseThanBaseline().on_baselines(replace(idle, layout="pixel"))
     assert "the model predicts of each pixel with accuracy 0.12" in finding.message
     assert "Adam" not in finding.message
