@@ -41,6 +41,8 @@ PAUSE, STILL = 20, 2e-3
 # Explained variance, accuracy of many predictions at once, and fall of the loss.
 KNOWN, NEARLY, FALLEN = 0.9, 0.95, 0.2
 FEW = 20
+# Of the way from a constant to what is perfect.
+GOOD = 0.6
 # Of the spread of the scores of the classes: by less than that one is higher by rounding.
 CLEAR = 0.01
 LEARNED = 0.2
@@ -86,7 +88,7 @@ def overfit(
         drill = _Drill(replica, training, samples.pick(chosen), begun, allowed)
         arms = drill.run()
         wider: list[OverfitArm] = []
-        if not any(arm.solved for arm in arms):
+        if not any(arm.solved or drill.gets_on(arm) for arm in arms):
             _require_told_apart(replica, samples, chosen)
             many = samples.pick(list(range(min(samples.size, WIDE))))
             wider = drill.wider(many, arms)
@@ -300,7 +302,7 @@ class _Drill:
     def run(self) -> list[OverfitArm]:
         """Train at the user's learning rate; where that does not do, at others."""
         arms = [self._arm(1.0)]
-        if arms[0].solved:
+        if arms[0].solved or self.gets_on(arms[0]):
             return arms
         short = len(arms[0].losses) < FEWEST_STEPS
         if short and math.isfinite(arms[0].losses[-1]):
@@ -313,7 +315,7 @@ class _Drill:
                 if arm is None:
                     break
                 arms.append(arm)
-                if arm.solved:
+                if arm.solved or self.gets_on(arm):
                     return arms
                 if not _lowest(arm) < _lowest(best) - LOWER_BY * abs(_lowest(best)):
                     break
@@ -335,6 +337,10 @@ class _Drill:
         if not found:
             raise NotApplicableError("the time for experiments was used up")
         return found
+
+    def gets_on(self, arm: OverfitArm) -> bool:
+        """Tell whether a training has gone a good way, though not all of it."""
+        return arm.score >= self.chance + GOOD * (1.0 - self.chance)
 
     def _other(self, factor: float) -> OverfitArm | None:
         """Train at another learning rate; None where that fails, or time is up."""

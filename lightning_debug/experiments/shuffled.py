@@ -13,7 +13,7 @@ from lightning_debug.experiments.simple import Numbers
 from lightning_debug.experiments.task import Reader, Task
 from lightning_debug.observation import ShuffledLabels
 
-FEW, MOST, FEWEST = 400, 800, 150  # samples
+FEW, MOST, FEWEST = 250, 800, 150  # samples
 CLEAR = 6.0  # standard deviations: no more samples are needed
 ORDERS, PLANTED = 40, 15
 RELATION = 0.1

@@ -537,7 +537,7 @@ def test_images(program):
         pytest.param(lambda: Program(Recurrent(nn.RNN)), id="tanh RNN"),
     ],
 )
-@pytest.mark.parametrize("length", [16, 48])
+@pytest.mark.parametrize("length", [16, pytest.param(48, marks=pytest.mark.slow)])
 def test_tokens(program, length):
     assert alarms(fit(program, sequences(length=length), epochs=4)) == []
 
