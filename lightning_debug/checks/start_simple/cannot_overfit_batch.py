@@ -126,7 +126,7 @@ class CannotOverfitBatch(Check):
         ahead = obs.wider_chance + self.ahead * (1.0 - obs.wider_chance)
         if any(arm.solved or arm.score >= ahead for arm in obs.wider):
             return
-        if self._falls(min(obs.arms, key=lambda arm: min(arm.losses))):
+        if self._falls(min(obs.arms, key=_end)):
             return
         best = max(obs.arms, key=lambda arm: arm.score)
         many = "one sample" if obs.samples == 1 else f"{obs.samples} samples"
@@ -164,6 +164,10 @@ class CannotOverfitBatch(Check):
         """Tell whether the loss was still coming down when the training ended."""
         recent = arm.losses[-self.window :]
         return recent[-1] < recent[0] - self.slope * abs(recent[0])
+
+
+def _end(arm: OverfitArm) -> float:
+    return arm.losses[-1] if math.isfinite(arm.losses[-1]) else math.inf
 
 
 def _still(arm: OverfitArm) -> str:
