@@ -327,9 +327,11 @@ class Section(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """See what the validation data are."""
-        if trainer.sanity_checking and batch_idx == dataloader_idx == 0 and self._session:
-            with self._session.contain("the experiments on a copy"):
-                self._held_out = _copied(batch) if self._budget else None
+        session = self._session
+        if trainer.sanity_checking and batch_idx == dataloader_idx == 0 and session is not None:
+            wanted = self._budget and session.wants(Overfit) and _active(trainer)[:1] == [self]
+            with session.contain("the experiments on a copy"):
+                self._held_out = _copied(batch) if wanted else None
         with self._watching() as observer:
             if observer:
                 observer.validation.batch_start(batch, batch_idx, dataloader_idx)

@@ -259,7 +259,11 @@ def _require_told_apart(replica: Replica, samples: Samples, chosen: Sequence[int
     one, other = (heard(replica, samples.pick([i, i])).outermost for i in (chosen[0], chosen[-1]))
     if len(chosen) < 2 or not one or [c.path for c in one] != [c.path for c in other]:
         return
-    given = [pair for a, b in zip(one, other, strict=True) for pair in matched(a.args, b.args)]
+    given = [
+        pair
+        for a, b in zip(one, other, strict=True)
+        for pair in matched((a.args, a.kwargs), (b.args, b.kwargs))
+    ]
     if not any(a.shape != b.shape or bool((a != b).any()) for a, b in given):
         raise NotApplicableError("the model is given the same for all samples")
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_debug import DebugSuite
+from lightning_debug import DebugSuite, LossCurve, OverfitTwoSamples
 from lightning_debug.check import Check
 from lightning_debug.experiments.overfit import PairEar
 from tests.runs import Program, digits, fit, regression
@@ -125,6 +125,31 @@ def test_two_samples_with_different_targets_are_learned():
     assert obs.whole
     assert not obs.validated
     assert 0.0 <= obs.unseen <= 1.0
+
+
+def test_samples_are_told_apart_where_modules_are_given_them_by_keyword():
+    class ByKeyword(Program):
+        def forward(self, x):
+            return self.net[2](input=self.net[1](input=self.net[0](input=x)))
+
+    (arm,) = tried(lambda: ByKeyword(body()), digits()).arms
+    assert arm.solved
+
+
+def test_one_section_copies_the_validation_data_for_all():
+    kept = []
+
+    class Watched(Program):
+        def on_train_start(self):
+            kept.extend(getattr(callback, "_held_out", None) for callback in sections)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    sections = [OverfitTwoSamples(sinks=[]), LossCurve(sinks=[])]
+    settings = {"validation": digits(), "limit_train_batches": 2, "num_sanity_val_steps": 1}
+    fit(lambda: Watched(body()), digits(), suite=sections[0], callbacks=(sections[1],), **settings)
+    assert kept == [None, None]
 
 
 def test_validation_data_are_scored_where_there_are_some():
