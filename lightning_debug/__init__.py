@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lightning_debug.suite import MetricUse as MetricUse
     from lightning_debug.suite import ModelWiring as ModelWiring
     from lightning_debug.suite import ModuleModes as ModuleModes
+    from lightning_debug.suite import NetworkPictures as NetworkPictures
     from lightning_debug.suite import NumericPrecision as NumericPrecision
     from lightning_debug.suite import OptimizerChoice as OptimizerChoice
     from lightning_debug.suite import OverfitTwoSamples as OverfitTwoSamples
@@ -66,6 +67,7 @@ _HOMES = {
     "GradientClipping": "suite",
     "GradientCorrectness": "suite",
     "MetricUse": "suite",
+    "NetworkPictures": "suite",
     "ModuleModes": "suite",
     "BatchNormUse": "suite",
     "DropoutUse": "suite",

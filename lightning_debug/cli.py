@@ -25,8 +25,8 @@ from lightning_debug.check import Check
 from lightning_debug.environment import ANSWER, ONLY, VARIABLE
 from lightning_debug.registry import all_checks, sections
 from lightning_debug.sinks.console import STYLES, report
-from lightning_debug.sinks.run_folder import read_run
 from lightning_debug.sinks.text import plain
+from lightning_debug.stored_run import read_run
 
 USAGE_ERROR = 2
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +28,26 @@ class Experiment:
     step: int = 0
     seconds: float = 0.0
     curve: tuple[float, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the experiment as plain values that JSON can hold."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Experiment:
+        """Rebuild an experiment from :meth:`as_dict`; unknown keys are dropped.
+
+        Raises:
+            KeyError: If it has no name or no outcome.
+            TypeError: If a number or a list is none.
+            ValueError: If a number is none.
+        """
+        return cls(
+            name=str(fields["name"]),
+            outcome=str(fields["outcome"]),
+            findings=tuple(map(str, fields.get("findings", ()))),
+            detail=str(fields.get("detail", "")),
+            step=int(fields.get("step", 0)),
+            seconds=float(fields.get("seconds", 0.0)),
+            curve=tuple(map(float, fields.get("curve", ()))),
+        )

@@ -706,6 +706,8 @@ class Observer:
         for tap in self._working():
             with self._contain(tap.name):
                 yield from tap.observations(look.step, look.epoch)
+                for picture in tap.pictures(look.step):
+                    self._session.picture(picture)
         if gradients:
             trained = {n for obs in gradients for n, g in obs.parameters.items() if g.present}
             parts = self._modes.parts(trained)
@@ -713,13 +715,14 @@ class Observer:
 
     def _working(self) -> list[LookTap]:
         """Return the taps that somebody asks for and that have not failed."""
-        wants, works = self._session.wants, self._contain.works
-        return [t for t in self._look_taps if works(t.name) and any(map(wants, t.kinds))]
+        wants, works, drawing = self._session.wants, self._contain.works, self._session.draws
+        asked = [t for t in self._look_taps if (t.draws and drawing) or any(map(wants, t.kinds))]
+        return [tap for tap in asked if works(tap.name)]
 
     def _show(self, obs: Observation) -> None:
         if self._probes is not None:
             self._probes.hear(obs)
-        if isinstance(obs, RunEnd) or self._session.wants(type(obs)):
+        if isinstance(obs, (RunEnd, Losses)) or self._session.wants(type(obs)):
             self._session.observe(obs)
 
 

@@ -6,7 +6,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lightning_debug.observation import Activations, Gradients, Observation, Updates, owner
+from lightning_debug.observation import (
+    Activations,
+    Clipping,
+    GradientNoise,
+    Gradients,
+    Observation,
+    Updates,
+    owner,
+)
 
 GROUPS = 32
 
@@ -30,7 +38,14 @@ def of(obs: Observation) -> dict[str, float]:
             for name, u in obs.parameters.items()
             if u.fan_in and u.weight_rms > 0
         ]
-        return {f"update-ratio/{name}": _median(values) for name, values in _grouped(ratios)}
+        rates = {u.lr for u in obs.parameters.values() if not math.isnan(u.lr)}
+        rate = {f"learning-rate/{obs.optimizer}": max(rates)} if rates else {}
+        return rate | {f"update-ratio/{name}": _median(v) for name, v in _grouped(ratios)}
+    if isinstance(obs, Clipping):
+        known = obs.before > 0 and not math.isnan(obs.after)
+        return {f"clip-factor/{obs.optimizer}": obs.after / obs.before} if known else {}
+    if isinstance(obs, GradientNoise):
+        return {} if math.isnan(obs.scale) else {"noise-scale": obs.scale}
     if isinstance(obs, Activations):
         spreads = [(c.place, c.spread) for c in obs.modules if not math.isnan(c.spread)]
         scales = [(c.place, c.rms) for c in obs.modules if c.parametric]

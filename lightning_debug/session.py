@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from lightning_debug import scalars
+from lightning_debug import layers, scalars
 from lightning_debug.check import BREAKS_ALL, Check, merge
 from lightning_debug.containment import Containment
+from lightning_debug.experiment import Experiment
 from lightning_debug.finding import Finding, Severity, worst_first
-from lightning_debug.observation import KINDS, Observation, RunEnd, hook
+from lightning_debug.look import Look
+from lightning_debug.observation import KINDS, Losses, Observation, RunEnd, hook
+from lightning_debug.picture import Picture
 from lightning_debug.registry import matches
-from lightning_debug.sinks.sink import RunInfo, Sink
+from lightning_debug.sinks.sink import RunInfo, RunState, Sink
 
 SHORTEST_RUN = 6
 METHODS = {kind: hook(kind) for kind in KINDS}
@@ -31,6 +35,8 @@ class Session:
         checks: Copied, so that an instance used for two runs starts afresh.
         sinks: Where findings and numbers go.
         select, ignore: ``name``, ``section`` or either with ``:place-glob``.
+        draws: Whether pictures are wanted, where a sink can show them.
+        experiments: Returns those that were made so far.
     """
 
     def __init__(
@@ -41,6 +47,8 @@ class Session:
         select: Sequence[str] = (),
         ignore: Sequence[str] = (),
         contain: Containment | None = None,
+        draws: bool = False,
+        experiments: Callable[[Session], Sequence[Experiment]] = lambda session: (),
     ) -> None:
         self.contain = contain or Containment()
         self._checks = [copy.deepcopy(check) for check in checks]
@@ -57,6 +65,12 @@ class Session:
         self._unripe: dict[tuple[str, str], dict[str, Finding]] = {}
         self._ripe: dict[str, dict[str, Finding]] = defaultdict(dict)
         self._scalars: dict[str, float] = {}
+        self._layers: dict[str, dict[str, float]] = {}
+        self._losses: list[tuple[int, float]] = []
+        self._shown: Counter[str] = Counter()
+        self._ended_looks = 0
+        self._draws = draws
+        self._experiments = experiments
         self.closed = False
 
     @property
@@ -68,6 +82,11 @@ class Session:
         """Tell whether any working check asks for this kind; if not, do not measure it."""
         return any(map(self._works, self._asking[kind]))
 
+    @property
+    def draws(self) -> bool:
+        """Tell whether pictures are wanted; if not, do not make them."""
+        return self._draws and any(sink.draws and self._receives(sink) for sink in self._sinks)
+
     def found(self, kind: type[Observation]) -> tuple[str, ...]:
         """Return the names of the findings that were told by checks that ask for this kind."""
         return tuple(c.name() for c in self._asking[kind] if c.name() in self._told)
@@ -77,32 +96,84 @@ class Session:
         for sink in self._sinks:
             self._to(sink, "start", run)
 
+    def record(self, part: Mapping[str, Any]) -> None:
+        """Tell the sinks more of what runs."""
+        for sink in self._sinks:
+            self._to(sink, "record", part)
+
     def observe(self, obs: Observation) -> None:
         """Show an observation to the checks, and tell what has become worth telling."""
         with self.contain("scalars"):
             self._scalars.update(scalars.of(obs))
+            for metric, values in layers.of(obs).items():
+                self._layers.setdefault(metric, {}).update(values)
+            if isinstance(obs, Losses):
+                self._losses.extend(obs.values)
         for check in self._asking[type(obs)]:
             if self._works(check):
+                self._shown[check.name()] += 1
                 with self.contain(f"check {check.name()}"):
                     self._judge(check, obs)
         if isinstance(obs, RunEnd) and obs.completed:
             with self.contain("the end of the session"):
                 self._tell_of_short_run()
 
+    def picture(self, picture: Picture) -> None:
+        """Hand a picture to the sinks."""
+        for sink in self._sinks:
+            if sink.draws:
+                self._to(sink, "picture", picture)
+
     def end_look(self, step: int, epoch: int) -> None:
         """Hand the numbers of this look to the sinks."""
         if self._scalars:
             counts = Counter(str(f.severity) for f in self._told.values() if not f.caused_by)
             self._scalars |= {f"findings/{word}": float(n) for word, n in counts.items()}
-            for sink in self._sinks:
-                self._to(sink, "stats", step, epoch, self._scalars)
-            self._scalars = {}
+            self._hand_over(step, epoch)
+            self._ended_looks += 1
+            if self._ended_looks.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...
+                self._stands(step, epoch, {})
 
-    def close(self, status: str = "completed") -> None:
-        """Close the sinks."""
+    def close(
+        self,
+        status: str = "completed",
+        *,
+        step: int = 0,
+        epoch: int = 0,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Close the sinks, and tell them what was logged last."""
         self.closed = True
+        if self._losses:
+            self._scalars, self._layers = {}, {}  # of no whole look
+            self._hand_over(step, epoch)
+        self._stands(step, epoch, metrics or {})
         for sink in self._sinks:
             self._to(sink, "close", self.findings, status=status, failures=self.contain.failures)
+
+    def _hand_over(self, step: int, epoch: int) -> None:
+        look = Look(
+            step=step,
+            epoch=epoch,
+            scalars=self._scalars,
+            layers=self._layers,
+            losses=tuple(self._losses),
+        )
+        self._scalars, self._layers, self._losses = {}, {}, []
+        for sink in self._sinks:
+            self._to(sink, "look", look)
+
+    def _stands(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        with self.contain("the state of the run"):
+            state = RunState(
+                step=step,
+                epoch=epoch,
+                looked={check.name(): self._shown[check.name()] for check in self._checks},
+                experiments=tuple(self._experiments(self)),
+                metrics=metrics,
+            )
+            for sink in self._sinks:
+                self._to(sink, "state", state)
 
     def _tell_of_short_run(self) -> None:
         """Tell what every look of the run has seen, though it ended before patience did."""
@@ -197,10 +268,16 @@ class Session:
             self._to(sink, "finding", finding, new=new)
 
     def _to(self, sink: Sink, method: str, *args: object, **kwargs: object) -> None:
-        part = f"sink {type(sink).__name__}"
-        if self.contain.works(part):
-            with self.contain(part):
+        if self._receives(sink):
+            with self.contain(_part(sink)):
                 getattr(sink, method)(*args, **kwargs)
+
+    def _receives(self, sink: Sink) -> bool:
+        return self.contain.works(_part(sink))
+
+
+def _part(sink: Sink) -> str:
+    return f"sink {type(sink).__name__}"
 
 
 def _asks(check: Check, kind: type[Observation]) -> bool:

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_debug import record, registry, trainers
+from lightning_debug import registry, trainers
 from lightning_debug.check import Check
 from lightning_debug.experiment import Experiment
 from lightning_debug.experiments.batches import NotApplicableError, detached
@@ -22,6 +22,7 @@ from lightning_debug.finding import Finding, Severity, TrainingBugError
 from lightning_debug.nested import Nested
 from lightning_debug.observation import Overfit, Precision, StepRepeat, Validation
 from lightning_debug.observer import Observer
+from lightning_debug.report.sink import HtmlReport
 from lightning_debug.schedule import Schedule
 from lightning_debug.session import Session
 from lightning_debug.sinks.console import Console
@@ -33,6 +34,7 @@ from lightning_debug.taps import loaders
 from lightning_debug.taps.dropouts import Probabilities
 from lightning_debug.taps.ties import Groups, tied
 from lightning_debug.taps.validation import ValidationTap
+from lightning_debug.tracking import record
 
 Strict = bool | Literal["error", "warning"]
 Preflight = bool | float | Literal["auto"]
@@ -70,7 +72,10 @@ class Section(pl.Callback):
         ValueError: If a name matches no finding or section, or a value is out of range.
     """
 
+    # The findings of a section; None for all.
     names: ClassVar[tuple[str, ...] | None] = None
+    # Whether it wants pictures of the network.
+    draws: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -193,6 +198,8 @@ class Section(pl.Callback):
             sinks,
             select=[pattern for s in sections for pattern in s.select],
             ignore=[pattern for s in sections for pattern in s.ignore if ":" in pattern],
+            draws=any(section.draws for section in sections),
+            experiments=lambda session: [_told(made, session) for made in self._made],
         )
         for section in sections:
             section._session = session
@@ -440,7 +447,9 @@ class Section(pl.Callback):
                 step, epoch = (trainer.global_step, trainer.current_epoch) if trainer else (0, 0)
                 observer.close(step, epoch, completed=status == "completed")
         if trainer is None or _active(trainer)[:1] == [self]:
-            session.close(status)
+            at = (trainer.global_step, trainer.current_epoch) if trainer else (0, 0)
+            metrics = trainers.metrics(trainer) if trainer else {}
+            session.close(status, step=at[0], epoch=at[1], metrics=metrics)
 
     def _raise_if_strict(self) -> None:
         if self._level is None or self._session is None:
@@ -458,6 +467,8 @@ class DebugSuite(Section):
     Add it to the Trainer: ``Trainer(callbacks=[DebugSuite(debug=True)])``. All sections in one
     callback, behind one flag; the arguments are those of :class:`Section`.
     """
+
+    draws = True
 
 
 class InitialLoss(Section):
@@ -645,6 +656,13 @@ class NumericPrecision(Section):
     names = ("precision-underflow",)
 
 
+class NetworkPictures(Section):
+    """Pictures for the report: the network as it ran, histograms, feature maps, saliency."""
+
+    names = ()
+    draws = True
+
+
 class MetricUse(Section):
     """Are metrics computed and watched as they are meant?"""
 
@@ -671,7 +689,7 @@ def _checks(sections: Sequence[Section]) -> list[Check]:
 def _sinks(sections: Sequence[Section]) -> list[Sink]:
     given = [section._sinks for section in sections if section._sinks is not None]
     if not given:
-        return [Console(), Loggers(), RunFolder()]
+        return [Console(), Loggers(), RunFolder(), HtmlReport()]
     return list(dict.fromkeys(sink for sinks in given for sink in sinks))
 
 
@@ -692,9 +710,9 @@ def _budget(preflight: Preflight) -> Budget | None:
     raise ValueError(f"preflight={preflight!r} must be True, False, 'auto' or a number of seconds")
 
 
-def _told(made: Made, session: Session, mine: set[str]) -> Experiment:
-    """Return an experiment with the findings that came of it."""
-    findings = tuple(name for name in session.found(made.kind) if name in mine)
+def _told(made: Made, session: Session, mine: set[str] | None = None) -> Experiment:
+    """Return an experiment with the findings that came of it: all, or those of a section."""
+    findings = tuple(n for n in session.found(made.kind) if mine is None or n in mine)
     outcome = "not applicable" if made.skipped else "found" if findings else "passed"
     return Experiment(
         name=TITLES[made.kind],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,15 @@ def settings(trainer: pl.Trainer) -> dict[str, Any]:
         "strategy": type(trainer.strategy).__name__,
         "devices": trainer.world_size,
     }
+
+
+def metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what the run has logged last, by name; without what is no single number."""
+    found = {}
+    for name, value in trainer.callback_metrics.items():
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):
+            found[str(name)] = float(value)
+    return found
 
 
 def say(text: str) -> None:

@@ -3,7 +3,14 @@ import math
 import pytest
 
 from lightning_debug import scalars
-from lightning_debug.observation import Activations, ModuleCall, NonlinearCall, RunEnd
+from lightning_debug.observation import (
+    Activations,
+    Clipping,
+    GradientNoise,
+    ModuleCall,
+    NonlinearCall,
+    RunEnd,
+)
 from tests.build_updates import gradients, updates
 
 
@@ -38,9 +45,20 @@ def test_update_ratios_of_weights():
         }
     )
     assert scalars.of(obs) == {
+        "learning-rate/Adam": 1e-3,
         "update-ratio/a": pytest.approx(0.1),
         "update-ratio/b": pytest.approx(0.2),
     }
+
+
+def test_what_clipping_left_of_the_gradients():
+    assert scalars.of(Clipping(optimizer="SGD", before=4.0, after=1.0)) == {"clip-factor/SGD": 0.25}
+    assert scalars.of(Clipping(optimizer="SGD", before=0.0, after=0.0)) == {}
+
+
+def test_the_gradient_noise_scale():
+    assert scalars.of(GradientNoise(scale=12.0)) == {"noise-scale": 12.0}
+    assert scalars.of(GradientNoise(skipped="one sample")) == {}
 
 
 def test_activations():

@@ -1,23 +1,32 @@
-"""The run folder: what a run leaves on the disk, and how it is read back."""
+"""The run folder, written: what a run leaves on the disk."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from lightning_debug.finding import Finding, Severity, worst_first
-from lightning_debug.sinks.sink import RunInfo, Sink
+from lightning_debug.finding import Finding
+from lightning_debug.look import Look
+from lightning_debug.picture import Image, Network, Picture, fields_of
+from lightning_debug.sinks.sink import RunInfo, RunState, Sink
 
 NAME = "lightning_debug"
+FORMAT = 2
 RUN, FINDINGS, STATS = "run.json", "findings.jsonl", "stats.jsonl"
+NETWORK, PICTURES = "network.json", "pictures.jsonl"
+MOST_LAYERS = 1024
+MOST_PICTURE_BYTES = 16_000_000
+DIGITS = 4
 
 
 def new_folder(base: str | Path) -> Path:
@@ -37,22 +46,38 @@ def new_folder(base: str | Path) -> Path:
 class RunFolder(Sink):
     """Writes the run folder so that it can be read at any time, also after a kill -9.
 
-    ``run.json`` is replaced as a whole; the other files only grow, by one line a write.
+    ``run.json`` and ``network.json`` are replaced as a whole; the other files only grow, by one
+    line a write. ``stats.jsonl`` names the layers of a metric in a line of their own,
+    ``{"names": {"gradient-norm": ["net.0", ...]}}``; the looks after it hold their numbers in
+    that order.
     """
+
+    draws: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._head: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
         self._written: dict[str, Finding] = {}
+        self._names: dict[str, list[str]] = {}
+        self._drawn = 0
+        self._begun = 0.0
 
     def start(self, run: RunInfo) -> None:
         """Write what runs."""
         self._folder = Path(run.folder) if run.folder else None
-        self._head = {"started": _now(), "record": dict(run.record)}
-        self._written = {}
+        self._begun = time.monotonic()
+        self._head = {"format": FORMAT, "started": _now(), "record": dict(run.record)}
+        self._state, self._written, self._names = {}, {}, {}
+        self._drawn = 0
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _replace(self._folder / RUN, {"status": "running", **self._head})
+            self._write_run("running")
+
+    def record(self, part: Mapping[str, Any]) -> None:
+        """Write more of what runs."""
+        self._head["record"] |= part
+        self._write_run("running")
 
     def finding(self, finding: Finding, *, new: bool) -> None:
         """Append the finding as it is now; the last line of a name is the one that counts."""
@@ -60,10 +85,48 @@ class RunFolder(Sink):
             _append(self._folder / FINDINGS, finding.as_dict() | {"time": _now()})
             self._written[finding.name] = finding
 
-    def stats(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
+    def look(self, look: Look) -> None:
         """Append the numbers of a look."""
-        if self._folder:
-            _append(self._folder / STATS, {"step": step, "epoch": epoch, "scalars": dict(scalars)})
+        if not self._folder:
+            return
+        few = {metric: _few(list(values)) for metric, values in look.layers.items() if values}
+        fresh = {metric: names for metric, names in few.items() if names != self._names.get(metric)}
+        if fresh:
+            self._names |= fresh
+            _append(self._folder / STATS, {"names": fresh})
+        content: dict[str, Any] = {"step": look.step, "epoch": look.epoch}
+        content["scalars"] = dict(look.scalars)
+        content["layers"] = {
+            metric: [_short(look.layers[metric][name]) for name in names]
+            for metric, names in few.items()
+        }
+        content["losses"] = look.losses
+        _append(self._folder / STATS, content)
+
+    def picture(self, picture: Picture) -> None:
+        """Replace the network, or append a picture while there is room."""
+        if not self._folder:
+            return
+        if isinstance(picture, Network):
+            nodes = [fields_of(node) for node in picture.nodes]
+            _replace(self._folder / NETWORK, fields_of(picture) | {"nodes": nodes})
+        elif self._drawn < MOST_PICTURE_BYTES:
+            content = {"type": type(picture).__name__} | fields_of(picture)
+            if isinstance(picture, Image):
+                content["pixels"] = _png(picture)
+            self._drawn += _append(self._folder / PICTURES, content)
+
+    def state(self, state: RunState) -> None:
+        """Write where the run stands."""
+        self._state = {
+            "step": state.step,
+            "epoch": state.epoch,
+            "seconds": time.monotonic() - self._begun,
+            "looked": dict(state.looked),
+            "experiments": [experiment.as_dict() for experiment in state.experiments],
+            "metrics": dict(state.metrics),
+        }
+        self._write_run("running")
 
     def close(
         self, findings: Sequence[Finding], *, status: str, failures: Mapping[str, str]
@@ -76,69 +139,30 @@ class RunFolder(Sink):
                 self.finding(finding, new=False)
         counts = Counter(str(finding.severity) for finding in findings)
         end = {"ended": _now(), "failures": dict(failures), "counts": dict(counts)}
-        _replace(self._folder / RUN, {"status": status, **self._head, **end})
+        self._state |= end
+        self._write_run(status)
+
+    def _write_run(self, status: str) -> None:
+        if self._folder:
+            _replace(self._folder / RUN, {"status": status, **self._head, **self._state})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """The numbers of one look."""
-
-    step: int
-    epoch: int
-    scalars: Mapping[str, float]
+def _few(names: list[str]) -> list[str]:
+    """Return the names of the layers that are written: all, or evenly chosen ones."""
+    return names[:: -(-len(names) // MOST_LAYERS)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """A run folder, read back.
-
-    Attributes:
-        folder: Where it lies.
-        record: What ``run.json`` holds: status, times, settings; empty where it is missing.
-        findings: Worst first, causes above their symptoms.
-        stats: The looks, oldest first.
-    """
-
-    folder: Path
-    record: Mapping[str, Any] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    stats: list[Look] = field(default_factory=list)
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
-def find_run(path: str | Path) -> Path:
-    """Return the run folder at ``path``, or the newest one in it.
+def _png(image: Image) -> str:
+    """Return the pixels of an image as a PNG file in base64."""
+    from PIL import Image as Pillow
 
-    Raises:
-        ValueError: If there is none.
-    """
-    path = Path(path)
-    if any((path / name).is_file() for name in (RUN, FINDINGS, STATS)):
-        return path
-    inside = [run.parent for run in path.glob(f"{NAME}*/{RUN}")]
-    if not inside:
-        raise ValueError(
-            f"{str(path)!r} is no run folder: expected a folder with {RUN}, or one that contains"
-            f" {NAME}/{RUN}, such as the log directory of a trainer"
-        )
-    return max(inside, key=lambda folder: ((folder / RUN).stat().st_mtime_ns, folder.name))
-
-
-def read_run(folder: str | Path) -> RunRecord:
-    """Read a run folder as data; what is missing or torn is left out.
-
-    Raises:
-        ValueError: If it is no run folder.
-    """
-    folder = find_run(folder)
-    findings = {
-        found.name: found for line in _lines(folder / FINDINGS) if (found := _as_finding(line))
-    }
-    return RunRecord(
-        folder=folder,
-        record=_read_object(folder / RUN),
-        findings=worst_first(findings.values()),
-        stats=[look for line in _lines(folder / STATS) if (look := _as_look(line))],
-    )
+    file = io.BytesIO()
+    Pillow.fromarray(image.pixels).save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
@@ -148,10 +172,11 @@ def _replace(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(scratch, path)
 
 
-def _append(path: Path, content: Mapping[str, Any]) -> None:
+def _append(path: Path, content: Mapping[str, Any]) -> int:
+    """Append a line, and return its length in bytes."""
     # Unbuffered: one write call a line, and nothing in our hands when the process dies.
     with open(path, "ab", buffering=0) as file:
-        file.write(_json(content).encode() + b"\n")
+        return file.write(_json(content).encode() + b"\n") or 0
 
 
 def _json(content: Mapping[str, Any], indent: int | None = None) -> str:
@@ -169,53 +194,6 @@ def _strict(value: Any) -> Any:
     if isinstance(value, Real) and math.isfinite(value):
         return float(value)
     return str(value)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return (_parse(path.read_bytes()) or {}) if path.is_file() else {}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a file, one a line; a line that is none is passed over."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            for line in file:
-                if content := _parse(line):
-                    yield content
-
-
-def _parse(text: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _as_finding(fields: Mapping[str, Any]) -> Finding | None:
-    """Return the finding of a line, or None where a field is missing or of another kind."""
-    model = Finding(name="", severity=Severity.INFO, message="").as_dict()
-    try:
-        if all(isinstance(fields.get(key, value), type(value)) for key, value in model.items()):
-            evidence = {key: _number(value) for key, value in fields.get("evidence", {}).items()}
-            places = [str(place) for place in fields.get("places", ())]
-            return Finding.from_dict({**fields, "evidence": evidence, "places": places})
-    except (KeyError, TypeError, ValueError):
-        pass
-    return None
-
-
-def _as_look(fields: Mapping[str, Any]) -> Look | None:
-    try:
-        scalars = {key: float(value) for key, value in fields["scalars"].items()}
-        return Look(step=int(fields["step"]), epoch=int(fields["epoch"]), scalars=scalars)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        return None
-
-
-def _number(value: Any) -> Any:
-    """Return the number behind a word of :func:`_strict`, and everything else as it is."""
-    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _now() -> str:

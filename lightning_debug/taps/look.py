@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch.optim import Optimizer
 
 from lightning_debug.observation import Observation
+from lightning_debug.picture import Picture
 from lightning_debug.taps.transfer import Ledger
 
 
@@ -17,10 +18,12 @@ class LookTap:
     Class attributes:
         name: What it is called where it fails: ``"the tap on clipping"``.
         kinds: The observations it makes; it is opened where somebody asks for one of them.
+        draws: Whether it makes pictures; it is opened where those are wanted.
     """
 
     name: ClassVar[str]
-    kinds: ClassVar[tuple[type[Observation], ...]]
+    kinds: ClassVar[tuple[type[Observation], ...]] = ()
+    draws: ClassVar[bool] = False
 
     def start(self, step: int, epoch: int) -> Iterable[Observation]:
         """Return what is known before the first step."""
@@ -46,6 +49,10 @@ class LookTap:
 
     def observations(self, step: int, epoch: int) -> Iterable[Observation]:
         """Return the numbers that have arrived."""
+        return ()
+
+    def pictures(self, step: int) -> Iterable[Picture]:
+        """Return the pictures that have arrived, of a look after so many updates."""
         return ()
 
     def rest(self, step: int, epoch: int) -> Iterable[Observation]:

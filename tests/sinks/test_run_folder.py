@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from lightning_debug.finding import Severity
-from lightning_debug.sinks.run_folder import RunFolder, find_run, new_folder, read_run
+from lightning_debug.look import Look
+from lightning_debug.sinks.run_folder import RunFolder, new_folder
 from lightning_debug.sinks.sink import RunInfo
+from lightning_debug.stored_run import find_run, read_run
 from tests.build import finding
 
 HOSTILE = 'a\x1b[2J\x00\n{"name": "x"}\u2028\ud800 </script> [red]'
@@ -57,7 +59,7 @@ class TestWriting:
 
     def test_nothing_else_is_left_in_the_folder(self, sink, folder):
         sink.finding(finding(), new=True)
-        sink.stats(1, 0, {"a": 1.0})
+        sink.look(Look(step=1, epoch=0, scalars={"a": 1.0}))
         close(sink, finding())
         assert sorted(os.listdir(folder)) == ["findings.jsonl", "run.json", "stats.jsonl"]
 
@@ -77,7 +79,7 @@ class TestWriting:
         assert read_run(folder).findings == [finding(count=9)]
 
     def test_numbers_that_json_lacks_are_words(self, sink, folder):
-        sink.stats(1, 0, {"a": math.nan, "b": math.inf, "c": -math.inf})
+        sink.look(Look(step=1, epoch=0, scalars={"a": math.nan, "b": math.inf, "c": -math.inf}))
         [line] = strict_json(folder / "stats.jsonl")
         assert line["scalars"] == {"a": "nan", "b": "inf", "c": "-inf"}
 
@@ -92,7 +94,7 @@ class TestWriting:
         sink = RunFolder()
         sink.start(RunInfo(folder=None))
         sink.finding(finding(), new=True)
-        sink.stats(1, 0, {"a": 1.0})
+        sink.look(Look(step=1, epoch=0, scalars={"a": 1.0}))
         close(sink, finding())
         assert os.listdir(tmp_path) == []
 
@@ -103,7 +105,7 @@ class TestReading:
             evidence={"share": 0.91, "low": -math.inf, "kind": "relu"}, places=("a", "b")
         )
         sink.finding(told, new=True)
-        sink.stats(1, 0, {"a": 1.5, "b": math.inf})
+        sink.look(Look(step=1, epoch=0, scalars={"a": 1.5, "b": math.inf}))
         close(sink, told)
         run = read_run(folder)
         assert run.findings == [told]
@@ -114,7 +116,7 @@ class TestReading:
 
     def test_nan_is_read_back(self, sink, folder):
         sink.finding(finding(evidence={"loss": math.nan}), new=True)
-        sink.stats(1, 0, {"a": math.nan})
+        sink.look(Look(step=1, epoch=0, scalars={"a": math.nan}))
         run = read_run(folder)
         assert math.isnan(run.findings[0].evidence["loss"])
         assert math.isnan(run.stats[0].scalars["a"])
@@ -132,7 +134,7 @@ class TestReading:
     @pytest.mark.parametrize("keep", range(1, 60, 7))
     def test_a_torn_last_line_is_left_out(self, sink, folder, keep):
         sink.finding(finding(), new=True)
-        sink.stats(1, 0, {"a": 1.0})
+        sink.look(Look(step=1, epoch=0, scalars={"a": 1.0}))
         for name in ("findings.jsonl", "stats.jsonl"):
             line = (folder / name).read_bytes()
             (folder / name).write_bytes(line + line[: min(keep, len(line) - 2)])
@@ -170,7 +172,7 @@ class TestReading:
     )
     def test_a_line_that_is_no_look_is_left_out(self, sink, folder, line):
         (folder / "stats.jsonl").write_text(line + "\n")
-        sink.stats(2, 0, {"a": 1.0})
+        sink.look(Look(step=2, epoch=0, scalars={"a": 1.0}))
         assert [look.step for look in read_run(folder).stats] == [2]
 
     def test_missing_files_are_empty(self, sink, folder):
@@ -213,13 +215,14 @@ class TestFolders:
 
 WRITER = """
 import sys
+from lightning_debug.look import Look
 from lightning_debug.sinks.run_folder import RunFolder
 from lightning_debug.sinks.sink import RunInfo
 from tests.build import finding
 sink = RunFolder()
 sink.start(RunInfo(folder=sys.argv[1]))
 for step in range(10**9):
-    sink.stats(step, 0, {f"gradient-norm/{i}": 0.1 * i for i in range(300)})
+    sink.look(Look(step=step, epoch=0, scalars={f"gradient-norm/{i}": 0.1 * i for i in range(300)}))
     sink.finding(finding(count=step), new=False)
     if step == 50:
         print("ready", flush=True)

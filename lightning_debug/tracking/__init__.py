@@ -1,0 +1,1 @@
+"""What ran: recorded without secrets, and compared."""
