@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.replica import NotApplicableError, Replica, single
 
 
 def train_on(
@@ -47,11 +47,9 @@ def train_on(
         replica.evaluating = False
         replica.restore()
         for _ in range(count):
-            losses = replica.advance(batches[made % len(batches)], index=made)
-            if len(losses) != 1:
-                raise NotApplicableError("the step has several losses, or none")
+            loss = single(replica.advance(batches[made % len(batches)], index=made))
             optimizer.zero_grad()
-            losses[0].backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             if any(p.grad is not None and p.grad.is_sparse for p in trained):
                 raise NotApplicableError("gradients are sparse")
             with torch._C.DisableTorchFunction():

@@ -14,7 +14,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.replica import NotApplicableError, Replica, single, working_copy
 from lightning_debug.observation import ModeGap, Observation
 from lightning_debug.taps.batch_norms import apart, given
 from lightning_debug.taps.look import LookTap
@@ -92,12 +92,8 @@ class ModeGapTap(LookTap):
         if not norms or any(_young(norm, self._step) for norm in norms):
             return
         try:
-            replica = Replica(self._model, self._optimizers, dtype=None)
-            try:
-                with replica.working():
-                    self._trial = _tried(replica, batch, ledger)
-            finally:
-                replica.release()
+            with working_copy(self._model, self._optimizers) as replica:
+                self._trial = _tried(replica, batch, ledger)
         except NotApplicableError as reason:
             log.info("lightning_debug: no ModeGap at step %d: %s", self._step, reason)
 
@@ -151,10 +147,7 @@ class _ByBatch(TorchFunctionMode):
 
 
 def _loss(replica: Replica, batch: Any) -> Tensor:
-    losses = replica.losses(batch)
-    if len(losses) != 1:
-        raise NotApplicableError("the step has several losses or none")
-    return losses[0].detach()
+    return single(replica.losses(batch)).detach()
 
 
 def _counts(module: Module) -> bool:

@@ -17,13 +17,22 @@ from torchmetrics.functional import r2_score
 from lightning_debug.experiments.batches import detached
 from lightning_debug.experiments.isolation import seed
 from lightning_debug.experiments.layout import Samples
-from lightning_debug.experiments.pairs import BY_CLASS, DIFFERENCES, Pair, paired
-from lightning_debug.experiments.replica import SEED, NotApplicableError, Replica
+from lightning_debug.experiments.pairs import (
+    BINARY,
+    BY_CLASS,
+    DIFFERENCES,
+    PICKS,
+    REAL,
+    Pair,
+    paired,
+)
+from lightning_debug.experiments.replica import SEED, NotApplicableError, Replica, single
 from lightning_debug.experiments.training import Training
 from lightning_debug.experiments.trial import heard, matched
 from lightning_debug.observation import Overfit, OverfitArm
 from lightning_debug.taps.dropped_norm import DROPOUTS
 
+BY_INDEX = BY_CLASS | PICKS | {"multi_margin_loss"}
 STEPS = 150
 FEWEST_STEPS = 40
 # Steps of a training after which it is known how long it would take.
@@ -48,9 +57,6 @@ CLEAR = 0.01
 LEARNED = 0.2
 # Of the loss: what its parts may add up to, and count as all of it.
 SAME = 0.05
-PICKED = frozenset(["gather", "__getitem__", "multi_margin_loss"])
-PROBABLE = frozenset(["binary_cross_entropy_with_logits", "binary_cross_entropy"])
-REAL = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "gaussian_nll_loss"])
 
 
 def overfit(
@@ -148,16 +154,16 @@ def scored(pair: Pair) -> Score | None:
     """Return how well a prediction fits; None for what is no such comparison."""
     prediction, target = pair.prediction.detach(), pair.target
     integer = not target.is_floating_point() and target.dtype is not torch.bool
-    if pair.function in BY_CLASS | PICKED and integer and prediction.ndim == target.ndim + 1:
+    if pair.function in BY_INDEX and integer and prediction.ndim == target.ndim + 1:
         return _accuracy(prediction, target, pair.counted)
     if pair.function == "cross_entropy" and prediction.shape == target.shape:
         return _accuracy(prediction.movedim(1, -1), target.argmax(1), None)
     if prediction.shape != target.shape or prediction.is_complex():
         return None
-    if pair.function in PROBABLE:
+    if pair.function in BINARY:
         logits = pair.function.endswith("logits")
         prediction = prediction.sigmoid() if logits else prediction
-    elif pair.function not in REAL | DIFFERENCES:
+    elif pair.function not in REAL | DIFFERENCES | {"gaussian_nll_loss"}:
         return None
     return _explained(prediction.double(), target.double())
 
@@ -233,9 +239,7 @@ def _choose(replica: Replica, batch: Any) -> tuple[Samples, list[int]]:
     samples = Samples(replica, batch)
     ear = PairEar()
     with ear:
-        losses = replica.losses(batch)
-    if len(losses) != 1:
-        raise NotApplicableError("the step has several losses, or none")
+        single(replica.losses(batch))
     if not ear.pairs:
         raise NotApplicableError("the step compares no predictions with targets that differ")
     first, _ = ear.pairs[0]
@@ -243,7 +247,7 @@ def _choose(replica: Replica, batch: Any) -> tuple[Samples, list[int]]:
     if samples.size < 2 or target.shape[0] % samples.size:
         return samples, list(range(min(samples.size, 2)))
     rows = target.reshape(samples.size, -1)[:CANDIDATES].double()
-    if first.function in BY_CLASS | PICKED:
+    if first.function in BY_INDEX:
         apart = (rows != rows[:1]).sum(1)
     else:
         apart = (rows - rows[:1]).square().sum(1)

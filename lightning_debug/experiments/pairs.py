@@ -13,6 +13,10 @@ from torch import Tensor
 from lightning_debug.taps.loss_calls import LOSSES
 
 BY_CLASS = frozenset(["cross_entropy", "nll_loss"])
+BINARY = frozenset(["binary_cross_entropy_with_logits", "binary_cross_entropy"])
+REAL = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
+# How a target picks its class out of a prediction, where that is written by hand.
+PICKS = frozenset(["gather", "__getitem__"])
 DIFFERENCES = frozenset(["sub", "__sub__", "__rsub__", "rsub", "subtract"])
 
 

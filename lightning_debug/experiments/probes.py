@@ -25,7 +25,7 @@ from lightning_debug.experiments.overfit import overfit
 from lightning_debug.experiments.padding import padding
 from lightning_debug.experiments.rates import RateTrials
 from lightning_debug.experiments.repeat import repeat
-from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.replica import NotApplicableError, Replica, working_copy
 from lightning_debug.experiments.shuffled import shuffled
 from lightning_debug.experiments.training import Training
 from lightning_debug.observation import (
@@ -392,33 +392,25 @@ class Probes:
     ) -> Observation | None:
         """Make an experiment on the batches that were kept and on a replica, as precise as it."""
         batches = self._kept.batches
-        replica = Replica(self._model, self._optimizers, dtype=None)
-        try:
-            with replica.working(), self._precision():
-                return make(replica, batches, *args, **where)
-        finally:
-            replica.release()
+        with self._copy() as replica:
+            return make(replica, batches, *args, **where)
 
     def _plain(self, probe: Probe, batch: Any, *, step: int, epoch: int) -> Observation:
         """Try something on a replica in the formats of the run."""
-        replica = Replica(self._model, self._optimizers, dtype=None)
-        try:
-            with replica.working(), self._precision():
-                return probe(replica, batch, step=step, epoch=epoch)
-        finally:
-            replica.release()
+        with self._copy() as replica:
+            return probe(replica, batch, step=step, epoch=epoch)
 
     def _underflow(self, batch: Any, *, step: int, epoch: int) -> Observation | None:
         """Look for gradients that are lost in float16, if there are numbers of that type."""
         if not self._half and not underflow.in_half(self._model, self._precision):
             return None
         scale = getattr(self._scaler, "get_scale", lambda: 1.0)()
-        replica = Replica(self._model, self._optimizers, dtype=None)
-        try:
-            with replica.working(), self._precision():
-                return underflow.flushed(replica, batch, step=step, epoch=epoch, scale=scale)
-        finally:
-            replica.release()
+        with self._copy() as replica:
+            return underflow.flushed(replica, batch, step=step, epoch=epoch, scale=scale)
+
+    def _copy(self) -> AbstractContextManager[Replica]:
+        """Return a replica in the formats of the run, for the length of a context."""
+        return working_copy(self._model, self._optimizers, precision=self._precision)
 
     def _rate_trial(self, *, step: int, epoch: int) -> Observation | None:
         # A run that does not get on has the time.
@@ -434,14 +426,10 @@ class Probes:
         """Find the operation that makes NaN of a batch, while the weights are still finite."""
         self._traces -= 1
         try:
-            replica = Replica(self._model, self._optimizers, dtype=None)
-            try:
-                with replica.working(), self._precision():
-                    obs = provenance.birth(replica, batch, step=step, epoch=epoch)
-                self._traces = 0
-                return obs
-            finally:
-                replica.release()
+            with self._copy() as replica:
+                obs = provenance.birth(replica, batch, step=step, epoch=epoch)
+            self._traces = 0
+            return obs
         except NotApplicableError as reason:
             log.info("lightning_debug: NaN at step %d is not traced: %s", step, reason)
             return None

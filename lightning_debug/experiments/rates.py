@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from lightning_debug.experiments.batches import NotApplicableError, detached
-from lightning_debug.experiments.replica import Replica
+from lightning_debug.experiments.replica import Replica, single, working_copy
 from lightning_debug.observation import Losses, Observation, RateArm, RateTrial, Updates
 from lightning_debug.ratios import by_group
 
@@ -134,12 +134,8 @@ class RateTrials:
 
     def _tried(self, step: int, epoch: int, end: float) -> RateTrial:
         self._require()
-        replica = Replica(self._model, self._optimizers, dtype=None)
-        try:
-            with replica.working(), self._precision():
-                return self._trial(replica, step, epoch, end)
-        finally:
-            replica.release()
+        with working_copy(self._model, self._optimizers, precision=self._precision) as replica:
+            return self._trial(replica, step, epoch, end)
 
     @property
     def _doubtful(self) -> bool:
@@ -275,14 +271,12 @@ class _Trainer:
         heard: list[Tensor] = []
 
         def closure() -> Tensor:
-            losses = self._replica.advance(batch, index=index)
-            if len(losses) != 1:
-                raise NotApplicableError("the step has several losses, or none")
+            loss = single(self._replica.advance(batch, index=index))
             optimizer.zero_grad()
-            losses[0].backward()  # type: ignore[no-untyped-call]
-            heard.append(losses[0].detach())
+            loss.backward()  # type: ignore[no-untyped-call]
+            heard.append(loss.detach())
             self._limit(optimizer)
-            return losses[0]
+            return loss
 
         try:
             optimizer.step(closure)  # type: ignore[arg-type]

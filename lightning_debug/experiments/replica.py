@@ -9,6 +9,7 @@ import itertools
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,44 @@ class _Snapshot:
                 del module.__dict__[name]
             module.__dict__ |= state
         self._contents.restore()
+
+
+@contextlib.contextmanager
+def working_copy(
+    model: Module,
+    optimizers: Sequence[Optimizer] = (),
+    *,
+    dtype: torch.dtype | None = None,
+    precision: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Iterator[Replica]:
+    """Give a replica that works, and let go of it afterwards.
+
+    Args:
+        model: The module to copy.
+        optimizers: Its optimizers.
+        dtype: What to widen numbers to; None for the formats of the run.
+        precision: Gives the context in which the training step runs, such as autocast.
+
+    Raises:
+        NotApplicableError: If the model cannot be copied.
+    """
+    replica = Replica(model, optimizers, dtype=dtype)
+    try:
+        with replica.working(), precision():
+            yield replica
+    finally:
+        replica.release()
+
+
+def single(losses: Sequence[Tensor]) -> Tensor:
+    """Return the one loss of a training step.
+
+    Raises:
+        NotApplicableError: If it has several, or none.
+    """
+    if len(losses) != 1:
+        raise NotApplicableError("the step has several losses, or none")
+    return losses[0]
 
 
 def _narrow(value: object) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.replica import NotApplicableError, Replica, single, working_copy
 from lightning_debug.taps.statistics import tensors_in
 
 
@@ -70,22 +70,15 @@ def sharpness(
     if power_iterations < 1:
         raise ValueError(f"power_iterations={power_iterations} must be at least 1")
     try:
-        replica = Replica(model, optimizers)
-        replica.evaluating = True
-        try:
-            with replica.working():
-                return _measured(replica, batch, power_iterations)
-        finally:
-            replica.release()
+        with working_copy(model, optimizers, dtype=torch.float64) as replica:
+            replica.evaluating = True
+            return _measured(replica, batch, power_iterations)
     except NotApplicableError as reason:
         raise ValueError(f"the sharpness cannot be measured: {reason}") from reason
 
 
 def _measured(replica: Replica, batch: Any, iterations: int) -> Sharpness:
-    losses = replica.losses(batch)
-    if len(losses) != 1:
-        raise NotApplicableError("the training step has no loss, or several")
-    loss = losses[0]
+    loss = single(replica.losses(batch))
     parameters = list(replica.parameters.values())
     try:
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)

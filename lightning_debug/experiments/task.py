@@ -14,16 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_debug.experiments.pairs import BY_CLASS, DIFFERENCES, Pair
-from lightning_debug.experiments.replica import NotApplicableError, Replica
+from lightning_debug.experiments.pairs import BINARY, BY_CLASS, DIFFERENCES, PICKS, REAL, Pair
+from lightning_debug.experiments.replica import NotApplicableError, Replica, single
 from lightning_debug.experiments.trial import Trial, heard
 from lightning_debug.taps.data import named_tensors
 from lightning_debug.taps.statistics import tensors_in
 
 Numbers = npt.NDArray[np.float64]
-PICKS = frozenset(["gather", "__getitem__"])
-BINARY = frozenset(["binary_cross_entropy_with_logits", "binary_cross_entropy"])
-REAL = frozenset(["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"]) | DIFFERENCES
 MOST_CLASSES = 200
 MOST_FEATURES = 512
 MOST_COLUMNS = 16
@@ -255,8 +252,7 @@ class Reader:
 
 def _only(trial: Trial) -> Pair:
     """Return the one comparison of a prediction with data."""
-    if len(trial.losses) != 1:
-        raise NotApplicableError("the step has several losses, or none")
+    single(trial.losses)
     pairs: list[Pair] = []
     for pair in trial.pairs:
         if not any(_same_pair(pair, other) for other in pairs):
@@ -286,7 +282,7 @@ def _kind(pair: Pair) -> tuple[str, int]:
         if not bool(((target == 0) | (target == 1)).all()):
             raise NotApplicableError("the targets are soft")
         return "labels", 0
-    if pair.function in REAL:
+    if pair.function in REAL | DIFFERENCES:
         return "values", 0
     raise NotApplicableError(f"{pair.function} is not known here")
 

@@ -135,7 +135,7 @@ def test_leaves_no_trace(batch):
         (Net(), torch.zeros(1), {"power_iterations": 0}, ValueError, "at least 1"),
         (Net(), torch.zeros(1), {"power_iterations": 2.5}, ValueError, "whole number"),
         (Net(), torch.zeros(1), {}, ValueError, "fails on a copy"),
-        (Adversaries(), (torch.ones(4, 3), torch.ones(4, 1)), {}, ValueError, "or several"),
+        (Adversaries(), (torch.ones(4, 3), torch.ones(4, 1)), {}, ValueError, "several losses"),
     ],
 )
 def test_bad_input(model, batch, options, error, reason):
