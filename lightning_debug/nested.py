@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from lightning_debug import factory
+from lightning_debug import factory, trainers
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.stand_ins import Mute
 
 NAMESPACES = ("pytorch_lightning", "lightning.pytorch")
+NOWHERE = str(Path(tempfile.gettempdir()) / "lightning_debug")  # it is never made
 SPEAKERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 # Once a run, not once a step: they have been called for the run of which this is a part.
 ONCE = (
@@ -64,7 +65,7 @@ class Nested:
     ) -> None:
         """Train a copy; see :class:`~.experiments.training.Training`."""
         watch = _Watch(self._outer, factor, after)
-        with contained(), replica.attachable() as module:
+        with quietly(), replica.attachable() as module:
             trainer = self._trainer(watch, steps)
             overridden = _overrides(module, around)
             module.__dict__ |= overridden
@@ -83,16 +84,13 @@ class Nested:
                     module.__dict__.pop(name, None)
 
     def _trainer(self, watch: pl.Callback, steps: int) -> pl.Trainer:
-        outer = self._outer
-        device = outer.strategy.root_device
-        plugin = type(outer.precision_plugin)
-        if not plugin.__module__.startswith(NAMESPACES):
-            raise NotApplicableError(f"the precision plugin {plugin.__name__} is the user's own")
+        platform = trainers.platform(self._outer)
+        if "precision" not in platform:
+            plugin = type(self._outer.precision_plugin).__name__
+            raise NotApplicableError(f"the precision plugin {plugin} is the user's own")
         return quiet_trainer(
-            namespace(outer),
-            accelerator=device.type,
-            devices=[device.index] if device.index is not None else 1,
-            precision=outer.precision,
+            namespace(self._outer),
+            **platform,
             callbacks=[watch],
             max_epochs=1,
             limit_train_batches=steps,
@@ -126,7 +124,7 @@ def quiet_trainer(root: str, **settings: Any) -> pl.Trainer:
         "num_sanity_val_steps": 0,
         "min_epochs": 0,
         "use_distributed_sampler": False,
-        "default_root_dir": str(Path(tempfile.gettempdir()) / "lightning_debug"),
+        "default_root_dir": NOWHERE,
         # No cluster is asked: this is one process.
         "plugins": [environments.LightningEnvironment()],
     }
@@ -136,7 +134,7 @@ def quiet_trainer(root: str, **settings: Any) -> pl.Trainer:
 
 
 @contextlib.contextmanager
-def contained() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Undo what a Trainer does to the process: its messages, and the handlers of signals."""
     main = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main else {}
@@ -155,9 +153,9 @@ def contained() -> Iterator[None]:
 
 
 class _Silence(Mute):
-    """A logger that keeps nothing; its folder is never made."""
+    """A logger that keeps nothing."""
 
-    save_dir = log_dir = root_dir = str(Path(tempfile.gettempdir()) / "lightning_debug")
+    save_dir = log_dir = root_dir = NOWHERE
     name = "lightning_debug"
     version = 0
 

@@ -139,17 +139,26 @@ def say(text: str) -> None:
 
 def replay(trainer: pl.Trainer) -> dict[str, Any]:
     """Return the settings of a trainer that trains as this one does, in one process."""
-    device = trainer.strategy.root_device
-    found: dict[str, Any] = {
-        "accelerator": device.type,
-        "devices": [device.index] if device.index is not None else 1,
+    return platform(trainer) | {
         "gradient_clip_val": trainer.gradient_clip_val,
         "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
     }
+
+
+def platform(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the settings of a trainer that runs where this one does, in one process.
+
+    Without the precision where its plugin is the user's own.
+    """
+    device = trainer.strategy.root_device
+    found: dict[str, Any] = {
+        "accelerator": device.type,
+        "devices": [device.index] if device.index is not None else 1,
+    }
     plugin = type(trainer.precision_plugin)
-    ours = plugin.__module__.startswith(("pytorch_lightning.", "lightning."))
-    return found | ({"precision": trainer.precision} if ours else {})
+    lightnings = plugin.__module__.startswith(("pytorch_lightning.", "lightning."))
+    return found | ({"precision": trainer.precision} if lightnings else {})
 
 
 def writer(trainer: pl.Trainer) -> Callable[[str], None]:

@@ -29,7 +29,7 @@ from lightning_debug.experiments.isolation import generators
 from lightning_debug.experiments.isolation import seed as reseed
 from lightning_debug.experiments.replica import twin
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.nested import NAMESPACES, contained, namespace, quiet_trainer
+from lightning_debug.nested import NAMESPACES, namespace, quiet_trainer, quietly
 from lightning_debug.sinks.console import report
 from lightning_debug.sinks.experiments import table
 from lightning_debug.sinks.progress import Progress
@@ -453,7 +453,7 @@ def _no_trace(data: _Data, settings: Mapping[str, Any], number: int | None) -> I
     states = [(generator, generator.get_state()) for generator in data.generators()]
     dtype = torch.get_default_dtype()
     with (
-        contained(),
+        quietly(),
         generators(),
         contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
