@@ -54,6 +54,17 @@ BREAKS_ALL = ("non-finite-activation", "non-finite-gradient", "non-finite-loss")
 # What was so before the first update was not done by updates.
 BY_UPDATES = ("learning-rate-too-high", "update-too-large", "exploding-gradient")
 
+# What keeps gradients from the weights, and what keeps values from the output.
+NO_WAY_BACK = (
+    "no-gradient",
+    "parameter-not-optimized",
+    "weights-not-updated",
+    "zero-gradient",
+    "vanishing-gradient",
+    "exploding-gradient",
+)
+NO_WAY_THROUGH = ("dead-relu", "saturated-activation", "activation-collapse", "symmetric-init")
+
 
 @dataclass(kw_only=True)
 class Check:

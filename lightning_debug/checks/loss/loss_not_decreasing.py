@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, pstdev
 
 from lightning_debug.chance import chance
-from lightning_debug.check import Check
+from lightning_debug.check import NO_WAY_BACK, NO_WAY_THROUGH, Check
 from lightning_debug.curve import Curve, blocks, direction
 from lightning_debug.finding import Finding
 from lightning_debug.observation import (
@@ -74,12 +74,7 @@ class LossNotDecreasing(Check):
         "unregistered-module",
         "gradients-not-cleared",
         "accumulation-not-scaled",
-        "no-gradient",
-        "parameter-not-optimized",
-        "weights-not-updated",
-        "zero-gradient",
-        "vanishing-gradient",
-        "exploding-gradient",
+        *NO_WAY_BACK,
         "learning-rate-too-high",
         "update-too-large",
         "scheduler-misconfigured",
@@ -88,10 +83,7 @@ class LossNotDecreasing(Check):
         "clipping-too-tight",
         "clipping-missing",
         "batch-size-too-small",
-        "dead-relu",
-        "saturated-activation",
-        "activation-collapse",
-        "symmetric-init",
+        *NO_WAY_THROUGH,
         "initial-loss",
         "input-not-normalized",
         "constant-input",

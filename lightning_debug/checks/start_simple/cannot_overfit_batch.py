@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lightning_debug.check import Check
+from lightning_debug.check import NO_WAY_BACK, NO_WAY_THROUGH, Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Losses, Overfit, OverfitArm, RunEnd
 
@@ -55,17 +55,9 @@ class CannotOverfitBatch(Check):
         "non-finite-input",
         "unregistered-module",
         "gradients-not-cleared",
-        "no-gradient",
-        "parameter-not-optimized",
-        "weights-not-updated",
-        "zero-gradient",
-        "vanishing-gradient",
-        "exploding-gradient",
+        *NO_WAY_BACK,
         "wrong-gradient",
-        "dead-relu",
-        "saturated-activation",
-        "activation-collapse",
-        "symmetric-init",
+        *NO_WAY_THROUGH,
         "weight-init-scale",
         "ignores-input",
         "batch-mixing",

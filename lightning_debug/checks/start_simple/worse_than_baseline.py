@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lightning_debug.check import Check
+from lightning_debug.check import NO_WAY_BACK, NO_WAY_THROUGH, Check
 from lightning_debug.finding import Finding
 from lightning_debug.observation import Baselines, SimpleModel
 
@@ -50,12 +50,7 @@ class WorseThanBaseline(Check):
         "unregistered-module",
         "gradients-not-cleared",
         "accumulation-not-scaled",
-        "no-gradient",
-        "parameter-not-optimized",
-        "weights-not-updated",
-        "zero-gradient",
-        "vanishing-gradient",
-        "exploding-gradient",
+        *NO_WAY_BACK,
         "wrong-gradient",
         "learning-rate-too-high",
         "update-too-large",
@@ -63,10 +58,7 @@ class WorseThanBaseline(Check):
         "learning-rate-too-low",
         "update-too-small",
         "clipping-too-tight",
-        "dead-relu",
-        "saturated-activation",
-        "activation-collapse",
-        "symmetric-init",
+        *NO_WAY_THROUGH,
         "non-linearity-missing",
         "weight-init-scale",
         "ignores-input",
