@@ -7,6 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -94,10 +95,13 @@ def overfit(
         drill = _Drill(replica, training, samples.pick(chosen), begun, allowed)
         arms = drill.run()
         wider: list[OverfitArm] = []
+        wider_chance = math.nan
         if not any(arm.solved or drill.gets_on(arm) for arm in arms):
             _require_told_apart(replica, samples, chosen)
-            many = samples.pick(list(range(min(samples.size, WIDE))))
-            wider = drill.wider(many, arms)
+            wide = drill.on(samples.pick(list(range(min(samples.size, WIDE)))))
+            # Two may be too few: at the user's learning rate, and at the best.
+            wider = wide.again([1.0, min(arms, key=_lowest).factor])
+            wider_chance = wide.chance
         rest = [i for i in range(samples.size) if i not in chosen][:UNSEEN]
         others = samples.pick(rest) if rest else None
         unseen, unseen_chance, validated = _unseen(replica, others, validation, drill.metric)
@@ -116,12 +120,13 @@ def overfit(
         validated=validated,
         arms=tuple(arms),
         wider=tuple(wider),
-        wider_chance=drill.wider_chance,
+        wider_chance=wider_chance,
         whole=drill.whole,
         seconds=time.monotonic() - begun,
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Score:
     """How well a prediction fits its target.
 
@@ -133,14 +138,11 @@ class Score:
         constant: The mean cross-entropy of the best constant; nan for real targets.
     """
 
-    def __init__(
-        self, metric: str, value: float, chance: float, many: int, constant: float = math.nan
-    ) -> None:
-        self.metric = metric
-        self.value = value
-        self.chance = chance
-        self.many = many
-        self.constant = constant
+    metric: str
+    value: float
+    chance: float
+    many: int
+    constant: float = math.nan
 
     @property
     def perfect(self) -> bool:
@@ -282,7 +284,6 @@ class _Drill:
         chance: What the best constant scores.
         many: How many predictions it has.
         constant: The loss of the best constant, where that is known.
-        wider_chance: What the best constant scores on more samples.
     """
 
     def __init__(
@@ -305,7 +306,7 @@ class _Drill:
         self.metric = ""
         self.chance = math.nan
         self.many = 0
-        self.constant = self.wider_chance = math.nan
+        self.constant = math.nan
 
     def run(self) -> list[OverfitArm]:
         """Train at the user's learning rate; where that does not do, at others."""
@@ -330,18 +331,19 @@ class _Drill:
                 best = arm
         return arms
 
-    def wider(self, batch: Any, arms: Sequence[OverfitArm]) -> list[OverfitArm]:
-        """Train on more samples, at the user's learning rate and at the best: two may be too few.
+    def on(self, batch: Any) -> _Drill:
+        """Return the same for other samples, with as much time again."""
+        drill = _Drill(self._replica, self._training, batch, self._begun, self._allowed)
+        drill._end = 2.0 * self._end - self._begun
+        return drill
+
+    def again(self, factors: Sequence[float]) -> list[OverfitArm]:
+        """Train at these learning rates.
 
         Raises:
-            NotApplicableError: If there is no time for that.
+            NotApplicableError: If there is no time for any.
         """
-        two = dict(vars(self))
-        self._batch, self._first = batch, []
-        self._end += self._end - self._begun
-        factors = {1.0: None, min(arms, key=_lowest).factor: None}
-        found = [arm for factor in factors if (arm := self._other(factor)) is not None]
-        vars(self).update(two, wider_chance=self.chance)
+        found = [arm for factor in dict.fromkeys(factors) if (arm := self._other(factor))]
         if not found:
             raise NotApplicableError("the time for experiments was used up")
         return found
