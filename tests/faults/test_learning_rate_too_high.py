@@ -164,3 +164,15 @@ def test_a_rate_that_is_raised_late():
     broken = fit(lambda: Raised(500.0), digits(), epochs=8)
     assert "learning-rate-too-high" in names(broken)
     assert alarms(fit(lambda: Raised(0.5), digits(), epochs=8)) == []
+
+
+def test_clipping_tells_lbfgs_of_a_curvature_that_is_not_there():
+    def run(**settings):
+        def program():
+            net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+            return Program(net, optimizer=partial(optim.LBFGS, lr=0.1, max_iter=4))
+
+        return fit(program, digits(n=256, batch=256), **settings)
+
+    assert names(run(gradient_clip_val=0.1)) == {"learning-rate-too-high"}
+    assert alarms(run()) == []
