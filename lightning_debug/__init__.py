@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_debug.suite import LearningRate as LearningRate
     from lightning_debug.suite import LossCurve as LossCurve
     from lightning_debug.suite import LossFunction as LossFunction
+    from lightning_debug.suite import MemoryUse as MemoryUse
     from lightning_debug.suite import MetricUse as MetricUse
     from lightning_debug.suite import ModelWiring as ModelWiring
     from lightning_debug.suite import ModuleModes as ModuleModes
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_debug.suite import OptimizerChoice as OptimizerChoice
     from lightning_debug.suite import OverfitTwoSamples as OverfitTwoSamples
     from lightning_debug.suite import Repeatability as Repeatability
+    from lightning_debug.suite import RunTracker as RunTracker
     from lightning_debug.suite import SimpleBaseline as SimpleBaseline
     from lightning_debug.suite import UpdateRatios as UpdateRatios
     from lightning_debug.trial_run import Preflight as Preflight
@@ -66,6 +68,7 @@ _HOMES = {
     "ModelWiring": "suite",
     "GradientClipping": "suite",
     "GradientCorrectness": "suite",
+    "MemoryUse": "suite",
     "MetricUse": "suite",
     "NetworkPictures": "suite",
     "ModuleModes": "suite",
@@ -75,6 +78,7 @@ _HOMES = {
     "NumericPrecision": "suite",
     "OverfitTwoSamples": "suite",
     "Repeatability": "suite",
+    "RunTracker": "suite",
     "SimpleBaseline": "suite",
     "Sharpness": "experiments.sharpness",
     "sharpness": "experiments.sharpness",

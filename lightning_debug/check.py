@@ -26,6 +26,7 @@ from lightning_debug.observation import (
     GradientNoise,
     Gradients,
     InputUse,
+    KeptGraphs,
     LossCalls,
     Losses,
     LossTerms,
@@ -240,6 +241,10 @@ class Check:
 
     def on_tracking(self, obs: Tracking) -> Iterable[Finding]:
         """Answer from what is logged and watched."""
+        return ()
+
+    def on_kept_graphs(self, obs: KeptGraphs) -> Iterable[Finding]:
+        """Answer from the graphs of earlier steps that are still in memory."""
         return ()
 
     def on_baselines(self, obs: Baselines) -> Iterable[Finding]:

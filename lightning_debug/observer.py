@@ -55,10 +55,13 @@ from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropouts import DropoutTap, Probabilities
 from lightning_debug.taps.dropped_norm import DroppedNormTap
 from lightning_debug.taps.entries import EntryTap
+from lightning_debug.taps.filters import FilterTap
 from lightning_debug.taps.forward import ForwardTap
 from lightning_debug.taps.functions import FunctionTap, Listener
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
 from lightning_debug.taps.handwritten import HandwrittenTap
+from lightning_debug.taps.histograms import HistogramTap
+from lightning_debug.taps.kept_graphs import KeptGraphTap
 from lightning_debug.taps.look import LookTap
 from lightning_debug.taps.loss_calls import LossTap
 from lightning_debug.taps.modes import ModeTap
@@ -70,6 +73,7 @@ from lightning_debug.taps.replay import ReplayTap
 from lightning_debug.taps.schedules import Course, ScheduleTap
 from lightning_debug.taps.slopes import SlopeTap
 from lightning_debug.taps.statistics import on_host
+from lightning_debug.taps.structure import StructureTap
 from lightning_debug.taps.terms import TermTap
 from lightning_debug.taps.thresholds import ThresholdTap
 from lightning_debug.taps.trace import Cut, Frame, Trace
@@ -116,6 +120,7 @@ class Observer:
         schedule: Says when to look.
         scheduled: Optimizers whose learning rate a scheduler drives.
         resumed: Whether training goes on from a checkpoint.
+        seeded: Whether somebody has seeded the random numbers.
         loader: What is known of the training data.
         alone: Whether this is the only process of the run.
         ties: Names of parameters that were one when the trainer got the model.
@@ -138,6 +143,7 @@ class Observer:
         *,
         scheduled: Iterable[Optimizer] = (),
         resumed: bool = False,
+        seeded: bool = True,
         loader: Loader | None = None,
         alone: bool = True,
         ties: Iterable[tuple[str, ...]] = (),
@@ -153,6 +159,7 @@ class Observer:
         self._contain = session.contain
         self._schedule = schedule
         self._resumed = resumed
+        self._seeded = seeded
         self._wiring = Wiring(model, optimizers, scheduled)
         self._trace = Trace({})
         self._batch = BatchTap()
@@ -188,7 +195,14 @@ class Observer:
             self._norms,
             DropoutTap(self._trace, self._probabilities),
             *([ModeGapTap(model, optimizers, self._plan.updates)] if probes is not None else []),
+            StructureTap(
+                self._trace, model, lambda error: self._contain.fail(StructureTap.name, error)
+            ),
+            HistogramTap(self._wiring, model),
+            KeptGraphTap(model),
+            FilterTap(model),
         ]
+        self._leaving: list[LookTap] = []
         # Between looks only those are told of a batch that do something about it.
         self._passed = [t for t in self._look_taps if type(t).passes is not LookTap.passes]
         self._functions = FunctionTap(
@@ -264,6 +278,7 @@ class Observer:
                     epoch=epoch,
                     parameters=parameters,
                     resumed=self._resumed,
+                    seeded=self._seeded,
                     loader=self._loader,
                 )
             )
@@ -307,7 +322,8 @@ class Observer:
         self._looks += 1
         if self._probes is not None:
             with self._contain("the experiments on a copy"):
-                self._probes.looks_at(batch, wants=self._session.wants)
+                wants, draws = self._session.wants, self._session.draws
+                self._probes.looks_at(batch, wants=wants, draws=draws)
         with self._contain("opening the taps"):
             self._open(batch)
 
@@ -326,6 +342,10 @@ class Observer:
             if self._contain.works("the tap on connections"):
                 with self._contain("the tap on connections"), self._functions.deaf():
                     self._connections.before_backward(self._terms, known)
+        if self._look and not self._stepping:
+            for tap in self._working():
+                with self._contain(tap.name), self._functions.deaf():
+                    tap.before_backward(loss)
         self._pause()
         if self._traces and not self._stepping and _is_broken(value):
             self._trace_birth()
@@ -349,6 +369,9 @@ class Observer:
         self._modes.left(frame)
         self._chains.left(frame, out)
         self._losses.criterion(frame, args, out)
+        for tap in self._leaving:
+            with self._contain(tap.name):
+                tap.left(frame, args, out)
 
     def _pause(self) -> None:
         if self._look:
@@ -470,6 +493,7 @@ class Observer:
             with self._contain(tap.name):
                 for obs in tap.rest(step, epoch):
                     self._show(obs)
+                self._draw(tap, step)
         with self._contain("the last numbers of connections"):
             rest = self._connections.rest(step, epoch)
             if rest is not None:
@@ -477,7 +501,8 @@ class Observer:
         if completed and self._probes is not None:
             with self._contain("the experiments on a copy"):
                 wants, contain = self._session.wants, self._contain
-                for obs in self._probes.end(step, epoch, wants=wants, contain=contain):
+                draw = self._session.picture if self._session.draws else None
+                for obs in self._probes.end(step, epoch, wants=wants, contain=contain, draw=draw):
                     self._show(obs)
         self._show(RunEnd(step=step, epoch=epoch, completed=completed))
 
@@ -518,6 +543,7 @@ class Observer:
         for tap in self._working():
             with self._contain(tap.name):
                 tap.begin(look.ledger, batch, look.step)
+        self._leaving = [t for t in self._working() if type(t).left is not LookTap.left]
         self._recurrent.begin(look.ledger, wanted=wants(Backward))
         self._modes.begin(wanted=wants(Modes))
         few = wants(DataFlow) and self._looks <= DATA_FLOW_LOOKS
@@ -706,8 +732,7 @@ class Observer:
         for tap in self._working():
             with self._contain(tap.name):
                 yield from tap.observations(look.step, look.epoch)
-                for picture in tap.pictures(look.step):
-                    self._session.picture(picture)
+                self._draw(tap, look.step)
         if gradients:
             trained = {n for obs in gradients for n, g in obs.parameters.items() if g.present}
             parts = self._modes.parts(trained)
@@ -718,6 +743,11 @@ class Observer:
         wants, works, drawing = self._session.wants, self._contain.works, self._session.draws
         asked = [t for t in self._look_taps if (t.draws and drawing) or any(map(wants, t.kinds))]
         return [tap for tap in asked if works(tap.name)]
+
+    def _draw(self, tap: LookTap, step: int) -> None:
+        if self._session.draws:
+            for picture in tap.pictures(step):
+                self._session.picture(picture)
 
     def _show(self, obs: Observation) -> None:
         if self._probes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from lightning_debug.containment import Containment
 from lightning_debug.experiment import Experiment
 from lightning_debug.finding import Finding, Severity, worst_first
 from lightning_debug.look import Look
-from lightning_debug.observation import KINDS, Losses, Observation, RunEnd, hook
+from lightning_debug.observation import KINDS, Losses, Observation, RunEnd, Validation, hook
 from lightning_debug.picture import Picture
 from lightning_debug.registry import matches
 from lightning_debug.sinks.sink import RunInfo, RunState, Sink
@@ -68,6 +69,7 @@ class Session:
         self._layers: dict[str, dict[str, float]] = {}
         self._losses: list[tuple[int, float]] = []
         self._shown: Counter[str] = Counter()
+        self._observed: Counter[str] = Counter()
         self._ended_looks = 0
         self._draws = draws
         self._experiments = experiments
@@ -89,17 +91,16 @@ class Session:
 
     def found(self, kind: type[Observation]) -> tuple[str, ...]:
         """Return the names of the findings that were told by checks that ask for this kind."""
-        return tuple(c.name() for c in self._asking[kind] if c.name() in self._told)
+        asking = self._asking.get(kind, ())
+        return tuple(check.name() for check in asking if check.name() in self._told)
 
     def start(self, run: RunInfo) -> None:
         """Open the sinks."""
-        for sink in self._sinks:
-            self._to(sink, "start", run)
+        self._each("start", run)
 
     def record(self, part: Mapping[str, Any]) -> None:
         """Tell the sinks more of what runs."""
-        for sink in self._sinks:
-            self._to(sink, "record", part)
+        self._each("record", part)
 
     def observe(self, obs: Observation) -> None:
         """Show an observation to the checks, and tell what has become worth telling."""
@@ -109,6 +110,10 @@ class Session:
                 self._layers.setdefault(metric, {}).update(values)
             if isinstance(obs, Losses):
                 self._losses.extend(obs.values)
+            if isinstance(obs, Validation) and math.isfinite(obs.loss):
+                validated = {"validation-loss": obs.loss}
+                self._each("look", Look(step=obs.step, epoch=obs.epoch, scalars=validated))
+        self._observed[f"{type(obs).__name__} {obs.stream}".rstrip()] += 1
         for check in self._asking[type(obs)]:
             if self._works(check):
                 self._shown[check.name()] += 1
@@ -148,8 +153,7 @@ class Session:
             self._scalars, self._layers = {}, {}  # of no whole look
             self._hand_over(step, epoch)
         self._stands(step, epoch, metrics or {})
-        for sink in self._sinks:
-            self._to(sink, "close", self.findings, status=status, failures=self.contain.failures)
+        self._each("close", self.findings, status=status, failures=self.contain.failures)
 
     def _hand_over(self, step: int, epoch: int) -> None:
         look = Look(
@@ -160,8 +164,7 @@ class Session:
             losses=tuple(self._losses),
         )
         self._scalars, self._layers, self._losses = {}, {}, []
-        for sink in self._sinks:
-            self._to(sink, "look", look)
+        self._each("look", look)
 
     def _stands(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         with self.contain("the state of the run"):
@@ -169,11 +172,11 @@ class Session:
                 step=step,
                 epoch=epoch,
                 looked={check.name(): self._shown[check.name()] for check in self._checks},
+                observed=dict(self._observed),
                 experiments=tuple(self._experiments(self)),
                 metrics=metrics,
             )
-            for sink in self._sinks:
-                self._to(sink, "state", state)
+            self._each("state", state)
 
     def _tell_of_short_run(self) -> None:
         """Tell what every look of the run has seen, though it ended before patience did."""
@@ -264,8 +267,11 @@ class Session:
                         self._told[name] = replace(other, caused_by=root)
 
     def _emit(self, finding: Finding, *, new: bool) -> None:
+        self._each("finding", finding, new=new)
+
+    def _each(self, method: str, *args: object, **kwargs: object) -> None:
         for sink in self._sinks:
-            self._to(sink, "finding", finding, new=new)
+            self._to(sink, method, *args, **kwargs)
 
     def _to(self, sink: Sink, method: str, *args: object, **kwargs: object) -> None:
         if self._receives(sink):

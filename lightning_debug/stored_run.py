@@ -21,6 +21,7 @@ from lightning_debug.sinks.run_folder import FINDINGS, NAME, NETWORK, PICTURES, 
 
 MOST_LOOKS = 400
 MOST_LINE = 8_000_000
+MOST_COUNT = 2**53  # what a float and a browser count to
 T = TypeVar("T")
 
 
@@ -92,6 +93,23 @@ def read_run(folder: str | Path) -> StoredRun:
         experiments=reader.each(experiments, Experiment.from_dict),
         network=next(iter(reader.each([network] if network else (), _as_network)), None),
         pictures=list(reader.parse(folder / PICTURES, _as_picture)),
+        skipped=reader.skipped,
+    )
+
+
+def read_summary(folder: str | Path) -> StoredRun:
+    """Read what ran and what was found, without numbers and pictures: a history reads many runs.
+
+    Raises:
+        ValueError: If it is no run folder.
+    """
+    folder = find_run(folder)
+    reader = _Reader()
+    found = {f.name: f for f in reader.parse(folder / FINDINGS, _as_finding)}
+    return StoredRun(
+        folder=folder,
+        record=reader.whole(folder / RUN),
+        findings=worst_first(found.values()),
         skipped=reader.skipped,
     )
 
@@ -169,11 +187,11 @@ class _Looks:
         keeps = self._keeps(self._index)
         self._index += 1
         return Look(
-            step=int(fields["step"]),
-            epoch=int(fields["epoch"]),
+            step=_whole(fields["step"]),
+            epoch=_whole(fields["epoch"]),
             scalars={str(key): float(value) for key, value in fields["scalars"].items()},
             layers=self._layers(fields.get("layers", {})) if keeps else {},
-            losses=tuple((int(step), float(loss)) for step, loss in fields.get("losses", ())),
+            losses=tuple((_whole(step), float(loss)) for step, loss in fields.get("losses", ())),
         )
 
     def _layers(self, fields: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -209,6 +227,8 @@ def _as_finding(fields: Mapping[str, Any]) -> Finding:
     wrong = [k for k, v in model.items() if not isinstance(fields.get(k, v), type(v))]
     if wrong:
         raise TypeError(f"{wrong[0]} is of another kind")
+    for name in ("step", "epoch", "count"):
+        _whole(fields.get(name, 0))
     evidence = {key: _number(value) for key, value in fields.get("evidence", {}).items()}
     places = [str(place) for place in fields.get("places", ())]
     return Finding.from_dict({**fields, "evidence": evidence, "places": places})
@@ -222,19 +242,19 @@ def _as_network(fields: Mapping[str, Any]) -> Network:
             role=_one_of(node["role"], ("input", "module", "function", "loss")),
             shape=_sizes(node["shape"]),
             input_shape=_sizes(node["input_shape"]),
-            parameters=int(node["parameters"]),
-            trainable=int(node["trainable"]),
-            calls=int(node["calls"]),
+            parameters=_whole(node["parameters"]),
+            trainable=_whole(node["trainable"]),
+            calls=_whole(node["calls"]),
         )
         for node in fields["nodes"]
     )
     known = {node.name for node in nodes}
     edges = ((str(source), str(target)) for source, target in fields["edges"])
     return Network(
-        step=int(fields["step"]),
+        step=_whole(fields["step"]),
         nodes=nodes,
         edges=tuple((a, b) for a, b in edges if a in known and b in known),
-        more=int(fields["more"]),
+        more=_whole(fields["more"]),
     )
 
 
@@ -242,10 +262,10 @@ def _as_picture(fields: Mapping[str, Any]) -> Picture:
     head: dict[str, Any] = {
         "kind": str(fields["kind"]),
         "place": str(fields["place"]),
-        "step": int(fields["step"]),
+        "step": _whole(fields["step"]),
     }
     if fields["type"] == "Histogram":
-        counts = tuple(map(int, fields["counts"]))
+        counts = tuple(map(_whole, fields["counts"]))
         low, high = float(fields["low"]), float(fields["high"])
         return Histogram(**head, low=low, high=high, counts=counts)
     head["caption"] = str(fields["caption"])
@@ -273,7 +293,19 @@ def _pixels(text: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
-    return tuple(map(int, values))
+    return tuple(map(_whole, values))
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number that a run can have counted to.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    number = int(value)
+    if abs(number) > MOST_COUNT:
+        raise ValueError("larger than any count")
+    return number
 
 
 def _one_of(value: Any, words: tuple[Any, ...]) -> Any:

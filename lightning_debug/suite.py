@@ -34,9 +34,10 @@ from lightning_debug.taps import loaders
 from lightning_debug.taps.dropouts import Probabilities
 from lightning_debug.taps.ties import Groups, tied
 from lightning_debug.taps.validation import ValidationTap
-from lightning_debug.tracking import record
+from lightning_debug.tracking import machine, record
 
 Strict = bool | Literal["error", "warning"]
+RECORD = "the run record"
 Preflight = bool | float | Literal["auto"]
 
 
@@ -76,6 +77,8 @@ class Section(pl.Callback):
     names: ClassVar[tuple[str, ...] | None] = None
     # Whether it wants pictures of the network.
     draws: ClassVar[bool] = False
+    # Whether it wants all recorded that a run can be compared by.
+    tracks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class Section(pl.Callback):
         self._held_out: Any = None
         self._loss: Tensor | None = None
         self._validation: ValidationTap | None = None
+        self._later: record.Later | None = None
         self._first_epoch = 0
         self._validated = False
         self.run_folder: Path | None = None
@@ -155,7 +159,10 @@ class Section(pl.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the live parts behind: a pickle or a copy knows the findings, not the run."""
-        live = ("_session", "_observer", "_loss", "_validation", "_probabilities", "_held_out")
+        live = (
+            *("_session", "_observer", "_loss", "_validation", "_probabilities", "_held_out"),
+            "_later",
+        )
         seen = {"_findings": self.findings, "_experiments": self.experiments, "_made": []}
         return self.__dict__ | dict.fromkeys(live) | seen
 
@@ -163,6 +170,29 @@ class Section(pl.Callback):
         """Say what it is and what it found."""
         state = f"debug={self.debug}, findings={[f.name for f in self.findings]}"
         return f"{type(self).__name__}({state})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        # What draws it is loaded now: a training does not wait for it.
+        from lightning_debug.report.notebook import fragment
+        from lightning_debug.report.page import REPORT
+
+        report = self.run_folder / REPORT if self.run_folder else None
+        return fragment(
+            type(self).__name__,
+            self.findings,
+            self.experiments,
+            failures=self.failures,
+            report=report if report and report.is_file() else None,
+            state=self._missing_run(),
+        )
+
+    def _missing_run(self) -> str:
+        """Return why there is no run to tell of; empty where there is one."""
+        if not self.debug:
+            return "switched off (debug=False)"
+        told = self._session or self._findings or self._experiments
+        return "" if told or self.run_folder else "no run yet"
 
     # -- when: what Lightning tells us ------------------------------------------------------
 
@@ -206,17 +236,28 @@ class Section(pl.Callback):
         with session.contain("the run folder"):
             if any(isinstance(sink, RunFolder) for sink in sinks) and not trainers.dry(trainer):
                 self.run_folder = new_folder(folder)
+        tracks = bool(sinks) and any(section.tracks for section in sections)
+        described: dict[str, Any] = {}
+        with session.contain(RECORD):
+            described = record.describe(
+                pl_module,
+                trainer.optimizers,
+                trainers.settings(trainer),
+                schedulers=trainers.schedulers(trainer),
+                hyperparameters=trainers.hyperparameters(trainer, pl_module) if tracks else None,
+            )
         with session.contain("the start of the session"):
             session.start(
                 RunInfo(
                     folder=str(self.run_folder) if self.run_folder else None,
                     loggers=list(trainer.loggers),
                     write=trainers.writer(trainer),
-                    record=record.describe(
-                        pl_module, trainer.optimizers, trainers.settings(trainer)
-                    ),
+                    record=described,
                 )
             )
+        if tracks:
+            with session.contain(RECORD):
+                self._later = record.Later()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start to observe: weights are restored, optimizers are built, checks of data are over."""
@@ -224,6 +265,10 @@ class Section(pl.Callback):
         if session is None or _active(trainer)[:1] != [self]:
             return
         sections = _active(trainer)
+        if self._later is not None:
+            with session.contain(RECORD):
+                loaded = trainer.train_dataloader, trainer.val_dataloaders
+                session.record(self._later.begin(pl_module, *loaded))
         # Not in the observer: the mean is taken over all ranks, also where the observer failed.
         self._validation = ValidationTap() if session.wants(Validation) else None
         probes = None
@@ -244,6 +289,7 @@ class Section(pl.Callback):
                 Schedule(min((s.every_n_steps for s in sections if s.every_n_steps), default=None)),
                 scheduled=[c.scheduler.optimizer for c in trainer.lr_scheduler_configs],
                 resumed=trainer.ckpt_path is not None or trainer.global_step > 0,
+                seeded=machine.seeded(),
                 alone=trainer.world_size == 1,
                 ties=self._ties,
                 probes=probes,
@@ -265,6 +311,9 @@ class Section(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Look at this batch, if it is time."""
+        if self._later is not None and self._session is not None:
+            with self._session.contain(RECORD):
+                self._later.batch(batch)
         with self._watching() as observer:
             if observer:
                 self._loss = None
@@ -310,6 +359,8 @@ class Section(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Keep the loss; after a look, hear what was found."""
+        if self._later is not None:
+            self._record_news()
         with self._watching() as observer:
             if observer:
                 loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
@@ -431,10 +482,22 @@ class Section(pl.Callback):
                 complete=stage != "validation" and validated,
             )
 
+    def _record_news(self, *, last: bool = False) -> None:
+        """Record what has become known of the run since."""
+        later, session = self._later, self._session
+        if later is None or session is None or session.closed:
+            return
+        with session.contain(RECORD):
+            if news := later.news(last=last):
+                session.record(news)
+        if last or not (later.waiting and session.contain.works(RECORD)):
+            self._later = None
+
     def _finish(self, status: str, trainer: pl.Trainer | None = None) -> None:
         if trainer is not None and self._session is not None and not self._session.closed:
             with self._watching():
                 self._track(trainer, "run")
+        self._record_news(last=True)
         observer, self._observer = self._observer, None
         self._validation = None
         self._probabilities = self._held_out = None
@@ -469,6 +532,7 @@ class DebugSuite(Section):
     """
 
     draws = True
+    tracks = True
 
 
 class InitialLoss(Section):
@@ -661,6 +725,19 @@ class NetworkPictures(Section):
 
     names = ()
     draws = True
+
+
+class RunTracker(Section):
+    """Records what ran, so that runs can be told apart, compared and repeated."""
+
+    names = ("unseeded-run",)
+    tracks = True
+
+
+class MemoryUse(Section):
+    """Is memory given back after each step?"""
+
+    names = ("memory-growth",)
 
 
 class MetricUse(Section):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lightning_debug.observation import Plan, Watcher
 from lightning_debug.taps.schedules import Course, Scheduled
+from lightning_debug.tracking import record
 
 
 def plan(trainer: pl.Trainer, module: pl.LightningModule) -> Plan:
@@ -110,17 +111,63 @@ def dry(trainer: pl.Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
+# What of a trainer's own attributes changes a training.
+SETTINGS = (
+    "max_epochs",
+    "min_epochs",
+    "max_steps",
+    "min_steps",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "limit_train_batches",
+    "limit_val_batches",
+    "overfit_batches",
+    "fast_dev_run",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "num_sanity_val_steps",
+    "reload_dataloaders_every_n_epochs",
+    "log_every_n_steps",
+    "num_nodes",
+)
+
+
 def settings(trainer: pl.Trainer) -> dict[str, Any]:
     """Return the settings that are worth recording."""
-    return {
-        "max_epochs": trainer.max_epochs,
-        "max_steps": trainer.max_steps,
+    strategy = trainer.strategy
+    callbacks = getattr(trainer, "callbacks")  # noqa: B009 - set, not declared
+    found = {name: getattr(trainer, name, None) for name in SETTINGS}
+    return found | {
         "precision": str(trainer.precision),
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "strategy": type(trainer.strategy).__name__,
+        "strategy": type(strategy).__name__,
+        "strategy_settings": dict(getattr(strategy, "_ddp_kwargs", None) or {}),
+        "accelerator": type(trainer.accelerator).__name__,
         "devices": trainer.world_size,
+        "callbacks": [type(callback).__name__ for callback in callbacks],
+        "loggers": [type(logger).__name__ for logger in trainer.loggers],
+        "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
     }
+
+
+def hyperparameters(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    """Return the hyperparameters that were saved, by whose they are."""
+    owners = {"model": module, "data": getattr(trainer, "datamodule", None)}
+    # Asked for, they would be made.
+    return {
+        name: owner.hparams
+        for name, owner in owners.items()
+        if owner is not None and "_hparams" in vars(owner) and owner.hparams
+    }
+
+
+def schedulers(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """Return what is known of each scheduler of the trainer."""
+    return [
+        record.scheduler(config.scheduler)
+        | {"interval": config.interval, "frequency": config.frequency, "monitor": config.monitor}
+        for config in trainer.lr_scheduler_configs
+    ]
 
 
 def metrics(trainer: pl.Trainer) -> dict[str, float]:

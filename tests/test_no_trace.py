@@ -25,6 +25,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.wrappers import BootStrapper
 
 from lightning_debug import DebugSuite
+from lightning_debug.sinks.run_folder import RunFolder
+from lightning_debug.stored_run import read_run
+from tests.drawn import Album
 from tests.runs import Program, digits, quiet_trainer
 from tests.worst import Worst
 
@@ -330,6 +333,35 @@ def test_the_run_is_bit_identical(make: Any, settings: dict[str, Any]) -> None:
         assert_same(getattr(watched, field), getattr(bare, field))
 
 
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        pytest.param(Plain, {"validate": True}, id="automatic"),
+        pytest.param(Plain, {"accumulate_grad_batches": 2}, id="accumulation"),
+        pytest.param(Worst, {}, id="a step that is hard to copy"),
+        pytest.param(Breaking, {}, id="values that are not finite"),
+        pytest.param(TwoOptimizers, {}, id="two optimizers"),
+        pytest.param(Lbfgs, {}, id="lbfgs"),
+        pytest.param(Checkpointed, {}, id="activation checkpointing"),
+        pytest.param(Compiled, {}, id="compiled"),
+        pytest.param(Failing, {"fails": True}, id="exception in the middle"),
+    ],
+)
+def test_the_run_is_bit_identical_with_pictures(
+    make: Any, settings: dict[str, Any], tmp_path: Any
+) -> None:
+    suite = DebugSuite(debug=True, every_n_steps=5, sinks=[RunFolder()])
+    watched = run(make, [suite], default_root_dir=tmp_path, **settings)
+    bare = run(make, [], **settings)
+    assert suite.failures == {}
+    pictures = read_run(suite.run_folder).pictures
+    kinds = {picture.kind for picture in pictures}
+    assert kinds >= {"weights", "activations", "filters"}
+    assert ("feature maps" in kinds) == (not settings.get("fails"))
+    for field in ("weights", "optimizers", "python", "numpy", "torch", "metrics"):
+        assert_same(getattr(watched, field), getattr(bare, field))
+
+
 def test_the_comparison_notices_a_number_drawn() -> None:
     class Draws(pl.Callback):
         def on_train_batch_start(self, *args: Any) -> None:
@@ -383,8 +415,9 @@ def on_modules(model: nn.Module) -> int:
     ) + sum(len(p._backward_hooks or ()) for p in model.parameters())
 
 
+@pytest.mark.parametrize("sinks", [[], [Album()]], ids=["bare", "with pictures"])
 @pytest.mark.parametrize("make", [Plain, Manual, Lbfgs, Failing])
-def test_nothing_stays_attached(make: Any) -> None:
+def test_nothing_stays_attached(make: Any, sinks: Any) -> None:
     before = attached()
     model = make()
     copies: list[nn.Module] = []
@@ -393,7 +426,7 @@ def test_nothing_stays_attached(make: Any) -> None:
         def on_before_backward(self, trainer: Any, module: nn.Module, loss: Any) -> None:
             copies.append(copy.deepcopy(module.net))  # in the middle of a look, as EMA does
 
-    trainer = quiet_trainer(callbacks=[DebugSuite(debug=True, sinks=[]), Copies()])
+    trainer = quiet_trainer(callbacks=[DebugSuite(debug=True, sinks=sinks), Copies()])
     try:
         trainer.fit(model, digits(flat=False, n=320))
     except StopError:

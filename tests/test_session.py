@@ -1,12 +1,15 @@
 """Streaks, grouping, causes, filters and containment, with checks made for the purpose."""
 
+import math
 from dataclasses import dataclass, field
+from unittest.mock import sentinel
 
 import pytest
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Severity
-from lightning_debug.observation import Gradients, Losses, RunEnd, Updates
+from lightning_debug.observation import Gradients, Losses, RunEnd, Updates, Validation
+from lightning_debug.picture import Histogram
 from lightning_debug.session import Session
 from lightning_debug.sinks.memory import Memory
 from lightning_debug.sinks.sink import RunInfo, Sink
@@ -324,3 +327,90 @@ def test_an_interrupted_run_proves_nothing():
 def test_a_place_that_asks_for_more_patience_keeps_it():
     session = run(Session([Orphan(patience=2)]), *[look("slow")] * 3)
     assert run(session, RunEnd()).findings == []
+
+
+class Everything(Sink):
+    """Keeps what it is told, by method."""
+
+    draws = True
+
+    def __init__(self):
+        self.records, self.looks, self.pictures, self.states = [], [], [], []
+
+    def record(self, part):
+        self.records.append(part)
+
+    def look(self, look):
+        self.looks.append(look)
+
+    def picture(self, picture):
+        self.pictures.append(picture)
+
+    def state(self, state):
+        self.states.append(state)
+
+
+def test_sinks_are_told_what_was_looked_at():
+    sink = Everything()
+    session = Session([Orphan(), Rising()], [sink])
+    session.observe(gradients({}))
+    session.observe(gradients({}))
+    session.close(step=2)
+    (state,) = sink.states
+    assert state.looked == {"orphan": 2, "rising": 0}
+    assert state.observed == {"Gradients Adam": 2}
+    assert state.step == 2
+
+
+def test_where_the_run_stands_is_told_ever_more_rarely():
+    sink = Everything()
+    session = Session([Orphan()], [sink], experiments=lambda session: [sentinel])
+    for step in range(20):
+        session.observe(gradients({}))
+        session.end_look(step, 0)
+    assert [state.step for state in sink.states] == [0, 1, 3, 7, 15]
+    session.close(step=20, metrics={"loss": 0.5})
+    assert sink.states[-1].experiments == (sentinel,)
+    assert sink.states[-1].metrics == {"loss": 0.5}
+
+
+def test_a_look_holds_the_numbers_of_layers_and_the_losses_since_the_last():
+    sink = Everything()
+    session = Session([Orphan()], [sink])
+    session.observe(gradients({"net.0.weight": {"norm": 3.0}, "net.0.bias": {"norm": 4.0}}))
+    session.observe(losses(2.0, 1.5))
+    session.end_look(2, 1)
+    session.observe(losses(1.0))
+    session.close(step=3, epoch=1)
+    first, last = sink.looks
+    assert (first.step, first.epoch) == (2, 1)
+    assert first.layers == {"gradient-norm": {"net.0": 5.0}}
+    assert [loss for _, loss in first.losses] == [2.0, 1.5]
+    assert [loss for _, loss in last.losses] == [1.0]
+    assert not last.scalars
+
+
+def test_the_validation_loss_is_told_at_its_own_step():
+    sink = Everything()
+    session = Session([Orphan()], [sink])
+    session.observe(Validation(step=7, epoch=1, loss=0.25))
+    session.observe(Validation(step=8, epoch=1, loss=math.nan))
+    (look,) = sink.looks
+    assert (look.step, look.scalars) == (7, {"validation-loss": 0.25})
+
+
+def test_pictures_go_to_sinks_that_show_them_and_are_wanted_only_then():
+    sink, other = Everything(), Memory()
+    picture = Histogram(kind="weights", place="a", step=0, low=0.0, high=1.0, counts=(1,))
+    session = Session([], [other, sink], draws=True)
+    assert session.draws
+    session.picture(picture)
+    assert sink.pictures == [picture]
+    assert not Session([], [other], draws=True).draws
+    assert not Session([], [sink]).draws
+
+
+def test_more_of_the_record_goes_to_all_sinks():
+    sink = Everything()
+    Session([], [sink]).record({"git": {"commit": "abc"}})
+    assert sink.records == [{"git": {"commit": "abc"}}]

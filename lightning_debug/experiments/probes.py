@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from lightning_debug.containment import Containment
 from lightning_debug.experiments import gradients, provenance, underflow
+from lightning_debug.experiments.attribution import explainers
 from lightning_debug.experiments.baselines import Progress, baselines
 from lightning_debug.experiments.future import future
 from lightning_debug.experiments.inputs import inputs
@@ -23,6 +24,7 @@ from lightning_debug.experiments.mixing import mixing
 from lightning_debug.experiments.noise import noise
 from lightning_debug.experiments.overfit import overfit
 from lightning_debug.experiments.padding import padding
+from lightning_debug.experiments.pictures import Pictures, pictures
 from lightning_debug.experiments.rates import RateTrials
 from lightning_debug.experiments.repeat import repeat
 from lightning_debug.experiments.replica import NotApplicableError, Replica, working_copy
@@ -43,6 +45,7 @@ from lightning_debug.observation import (
     ShuffledLabels,
     StepRepeat,
 )
+from lightning_debug.picture import Picture
 
 log = logging.getLogger("lightning_debug")
 BURN_IN = 50
@@ -86,6 +89,7 @@ TITLES: Mapping[type[Observation], str] = {
     RateTrial: "other learning rates",
     Baselines: "simple models on the same batches",
     ShuffledLabels: "shuffled labels",
+    Pictures: "pictures of what it looks at",
 }
 # Times the budget of the probes.
 TRIAL = 2.0
@@ -101,16 +105,23 @@ class Budget:
         trainings: Seconds that a training of a copy may take in any case.
         share: Of the time that the run will take, that it may take as well.
         most: Seconds that it may take at most.
+        pictures: Fewest and most seconds that pictures of the trained model may take.
     """
 
     probes: float = 10.0
     trainings: float = 6.0
     share: float = 0.02
     most: float = 60.0
+    pictures: tuple[float, float] = (0.5, 2.0)
 
     def for_training(self, run: float) -> float:
         """Return the seconds for a training of a copy, in a run of so many seconds."""
         return max(self.trainings, min(self.share * run, self.most))
+
+    def for_pictures(self, run: float) -> float:
+        """Return the seconds for pictures, at the end of a run of so many seconds."""
+        least, most = self.pictures
+        return max(least, min(self.share * run, most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +204,7 @@ class Probes:
         self._start: int | None = None
         self._done: set[type[Observation]] = set()
         self._kept = KeptBatches()
+        self._begun = time.monotonic()
         self._progress = Progress()
         self._shuffled = False
 
@@ -223,9 +235,14 @@ class Probes:
                 log.info("lightning_debug: no trial of learning rates: %s", reason)
                 self._rates.forget()
 
-    def looks_at(self, batch: Any, *, wants: Callable[[type[Observation]], bool]) -> None:
-        """A look begins: keep a copy of the batch, if it is one of those to be kept."""
-        if wants(Baselines) or wants(ShuffledLabels):
+    def looks_at(
+        self, batch: Any, *, wants: Callable[[type[Observation]], bool], draws: bool = False
+    ) -> None:
+        """A look begins: keep a copy of the batch, if it is one of those to be kept.
+
+        For pictures alone, the first one is enough.
+        """
+        if wants(Baselines) or wants(ShuffledLabels) or (draws and not self._kept.seen):
             self._kept.keep(batch)
 
     def run(
@@ -338,6 +355,7 @@ class Probes:
         *,
         wants: Callable[[type[Observation]], bool],
         contain: Containment,
+        draw: Callable[[Picture], None] | None = None,
     ) -> Iterator[Observation]:
         """Make the experiments that come after the last update of a run that was completed.
 
@@ -346,6 +364,7 @@ class Probes:
             epoch: Epoch, counted from 0.
             wants: Tells whether a kind of observation is asked for.
             contain: Switches off the experiment that fails for a reason of ours.
+            draw: Takes pictures of what the model looks at; None if nobody wants any.
         """
         if wants(ShuffledLabels) and contain.works(_part(ShuffledLabels)) and not self._shuffled:
             yield from self._shuffle(step, epoch, contain, last=True)
@@ -353,7 +372,23 @@ class Probes:
             make = self._on_kept
             args = baselines, self._progress, self._budget.trainings
             yield from self._try(Baselines, step, epoch, contain, make, *args)
+        if draw is not None:
+            # Noted as an experiment; there is nothing in it to judge.
+            list(self._try(Pictures, step, epoch, contain, self._draw, draw))
         self._kept.forget()
+
+    def _draw(self, draw: Callable[[Picture], None], *, step: int, epoch: int) -> Observation:
+        """Draw what a copy looks at, and hand it on once nothing is isolated any more."""
+        made: list[Picture] = []
+        batch, *_ = self._kept.batches
+        means, now = explainers(self._model, batch), time.monotonic()
+        end = now + self._budget.for_pictures(now - self._begun)
+        try:
+            with self._copy() as replica:
+                return pictures(replica, batch, made.append, means, end, step=step, epoch=epoch)
+        finally:
+            for picture in made:
+                draw(picture)
 
     def _shuffle(
         self, step: int, epoch: int, contain: Containment, *, last: bool

@@ -81,7 +81,14 @@ from lightning_debug.observation.probes import (
 from lightning_debug.observation.rates import RateArm, RateTrial, StepResponse
 from lightning_debug.observation.schedules import RateState, Schedules, ScheduleState
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
-from lightning_debug.observation.tracking import MetricPass, Threshold, Tracking, Watcher
+from lightning_debug.observation.tracking import (
+    Holder,
+    KeptGraphs,
+    MetricPass,
+    Threshold,
+    Tracking,
+    Watcher,
+)
 from lightning_debug.observation.trials import (
     Baselines,
     Overfit,
@@ -123,8 +130,10 @@ __all__ = [
     "GradientUse",
     "Gradients",
     "GroupPlan",
+    "Holder",
     "IgnoredInput",
     "InputUse",
+    "KeptGraphs",
     "Leak",
     "LinearPair",
     "Loader",
@@ -219,6 +228,7 @@ KINDS: tuple[type[Observation], ...] = (
     Modes,
     Validation,
     Tracking,
+    KeptGraphs,
     Baselines,
     ShuffledLabels,
     RunEnd,

@@ -32,10 +32,18 @@ class ParameterStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart(Observation):
-    """Who owns, trains and optimizes which tensor when training starts, and what the data are."""
+    """Who owns, trains and optimizes which tensor when training starts, and what the data are.
+
+    Attributes:
+        parameters: All of the model, by name.
+        resumed: Whether training goes on from a checkpoint.
+        seeded: Whether somebody has seeded the random numbers, with Lightning or by hand.
+        loader: What is known of the training data.
+    """
 
     parameters: Mapping[str, ParameterStart] = field(default_factory=dict)
     resumed: bool = False
+    seeded: bool = True
     loader: Loader = field(default_factory=Loader)
 
 

@@ -26,6 +26,36 @@ class Watcher:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """An attribute of the model that holds tensors with their graph.
+
+    Attributes:
+        place: Such as ``"self.history"``.
+        count: How many tensors.
+        bounded: Whether it lets go of the oldest, or is emptied at the end of an epoch.
+    """
+
+    place: str
+    count: int = 1
+    bounded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptGraphs(Observation):
+    """The steps whose graphs are still in memory, of those that were marked.
+
+    Attributes:
+        steps: Updates made before each of them, and its epoch, oldest first.
+        holders: What holds tensors with a graph, as far as that is known.
+        ended: Whether the run is over.
+    """
+
+    steps: tuple[tuple[int, int], ...] = ()
+    holders: tuple[Holder, ...] = ()
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricPass:
     """What became of a metric object in one pass over training or validation data.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_debug.containment import Containment
 from lightning_debug.finding import Finding
+from lightning_debug.picture import Picture
+from lightning_debug.sinks import logger_pictures, logger_record
 from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.sinks.text import paragraph, plain
 
@@ -18,20 +20,33 @@ class Loggers(Sink):
     """Writes to every logger of the trainer, next to the user's own metrics.
 
     Numbers are named ``debug/...``. Findings are shown as text where the logger can show text,
-    and elsewhere as a metric ``debug/finding/<name>`` of value 1. A logger that raises is left
-    alone for the rest of the run.
+    and elsewhere as a metric ``debug/finding/<name>`` of value 1. Pictures are shown where the
+    logger can show them, and a summary of what runs where it has a place for it. A logger that
+    raises is left alone for the rest of the run.
     """
+
+    draws: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._loggers: list[Any] = []
         self._told: list[Finding] = []
+        self._record: dict[str, str | float] = {}
         self._contain = Containment()
 
     def start(self, run: RunInfo) -> None:
-        """Remember the loggers of this run."""
+        """Remember the loggers of this run, and tell them what runs."""
         self._loggers = list(run.loggers)
-        self._told = []
+        self._told, self._record = [], {}
         self._contain = Containment()
+        self.record(run.record)
+
+    def record(self, part: Mapping[str, Any]) -> None:
+        """Tell more of what runs."""
+        summary = logger_record.summary(part)
+        new = {name: value for name, value in summary.items() if name not in self._record}
+        if new:
+            self._record |= new
+            self._each(lambda logger: logger_record.log(logger, new, self._record))
 
     def finding(self, finding: Finding, *, new: bool) -> None:
         """Show a new finding; later changes are left to the run folder."""
@@ -43,6 +58,10 @@ class Loggers(Sink):
         """Log the numbers of a look."""
         metrics = {_metric(name): float(value) for name, value in scalars.items()}
         self._each(lambda logger: logger.log_metrics(metrics, step=step))
+
+    def picture(self, picture: Picture) -> None:
+        """Show a picture."""
+        self._each(lambda logger: logger_pictures.show(logger, PREFIX, picture))
 
     def _each(self, use: Callable[[Any], None]) -> None:
         for index, logger in enumerate(self._loggers):

@@ -15,10 +15,14 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_debug.finding import Finding
 from lightning_debug.look import Look
 from lightning_debug.picture import Image, Network, Picture, fields_of
 from lightning_debug.sinks.sink import RunInfo, RunState, Sink
+from lightning_debug.tracking.secrets import without_secrets
 
 NAME = "lightning_debug"
 FORMAT = 2
@@ -82,7 +86,7 @@ class RunFolder(Sink):
     def finding(self, finding: Finding, *, new: bool) -> None:
         """Append the finding as it is now; the last line of a name is the one that counts."""
         if self._folder:
-            _append(self._folder / FINDINGS, finding.as_dict() | {"time": _now()})
+            _append(self._folder / FINDINGS, _told(finding) | {"time": _now()})
             self._written[finding.name] = finding
 
     def look(self, look: Look) -> None:
@@ -113,7 +117,7 @@ class RunFolder(Sink):
         elif self._drawn < MOST_PICTURE_BYTES:
             content = {"type": type(picture).__name__} | fields_of(picture)
             if isinstance(picture, Image):
-                content["pixels"] = _png(picture)
+                content["pixels"] = png(picture.pixels)
             self._drawn += _append(self._folder / PICTURES, content)
 
     def state(self, state: RunState) -> None:
@@ -123,7 +127,11 @@ class RunFolder(Sink):
             "epoch": state.epoch,
             "seconds": time.monotonic() - self._begun,
             "looked": dict(state.looked),
-            "experiments": [experiment.as_dict() for experiment in state.experiments],
+            "observed": dict(state.observed),
+            "experiments": [
+                experiment.as_dict() | {"detail": without_secrets(experiment.detail)}
+                for experiment in state.experiments
+            ],
             "metrics": dict(state.metrics),
         }
         self._write_run("running")
@@ -137,14 +145,23 @@ class RunFolder(Sink):
         for finding in findings:
             if self._written.get(finding.name) != finding:
                 self.finding(finding, new=False)
+        shown = {part: without_secrets(error) for part, error in failures.items()}
         counts = Counter(str(finding.severity) for finding in findings)
-        end = {"ended": _now(), "failures": dict(failures), "counts": dict(counts)}
+        end = {"ended": _now(), "failures": shown, "counts": dict(counts)}
         self._state |= end
         self._write_run(status)
 
     def _write_run(self, status: str) -> None:
         if self._folder:
             _replace(self._folder / RUN, {"status": status, **self._head, **self._state})
+
+
+def _told(finding: Finding) -> dict[str, Any]:
+    """Return a finding as plain values; what it quotes of the user's code may hold a secret."""
+    fields = finding.as_dict()
+    words = {name: value for name, value in fields["evidence"].items() if isinstance(value, str)}
+    fields["evidence"] |= {name: without_secrets(value) for name, value in words.items()}
+    return fields | {"message": without_secrets(finding.message)}
 
 
 def _few(names: list[str]) -> list[str]:
@@ -156,12 +173,12 @@ def _short(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _png(image: Image) -> str:
-    """Return the pixels of an image as a PNG file in base64."""
+def png(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels as a PNG file in base64."""
     from PIL import Image as Pillow
 
     file = io.BytesIO()
-    Pillow.fromarray(image.pixels).save(file, format="PNG", optimize=True)
+    Pillow.fromarray(pixels).save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -36,6 +36,8 @@ class RunState:
     Attributes:
         step, epoch: How far it has come.
         looked: Number of observations that each check was shown; 0 for one that got none.
+        observed: Number of observations of each kind, with the optimizer or the stage where it
+            has one: ``"Modes validation"``.
         experiments: Those that were made so far.
         metrics: What the run has logged last, by name.
     """
@@ -43,6 +45,7 @@ class RunState:
     step: int = 0
     epoch: int = 0
     looked: Mapping[str, int] = field(default_factory=dict)
+    observed: Mapping[str, int] = field(default_factory=dict)
     experiments: tuple[Experiment, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_debug.observation import Observation
 from lightning_debug.picture import Picture
+from lightning_debug.taps.trace import Frame
 from lightning_debug.taps.transfer import Ledger
 
 
@@ -35,6 +37,12 @@ class LookTap:
     def begin(self, ledger: Ledger, batch: Any, step: int) -> None:
         """Start a look at this batch, after so many updates."""
 
+    def left(self, frame: Frame, args: Any, out: Any) -> None:
+        """A module has run, in the forward pass of a look."""
+
+    def before_backward(self, loss: Tensor) -> None:
+        """A backward pass starts from this tensor."""
+
     def after_backward(self) -> None:
         """A backward pass is over."""
 
@@ -52,7 +60,10 @@ class LookTap:
         return ()
 
     def pictures(self, step: int) -> Iterable[Picture]:
-        """Return the pictures that have arrived, of a look after so many updates."""
+        """Return the pictures that have arrived, after so many updates; each of them once.
+
+        Asked for after a look and after :meth:`rest`.
+        """
         return ()
 
     def rest(self, step: int, epoch: int) -> Iterable[Observation]:

@@ -1,13 +1,15 @@
 """Simple models and shuffled labels on problems whose answer is known."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_debug.experiments.baselines import Progress, baselines
+from lightning_debug.experiments.baselines import Progress, _Split, baselines
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.shuffled import shuffled
+from lightning_debug.experiments.task import Predicted, Rows
 from tests.build_updates import losses
 from tests.runs import Program, digits, regression
 
@@ -100,6 +102,7 @@ def test_a_short_run():
 
 
 def test_labels_in_their_order_and_in_another():
+    torch.manual_seed(0)
     batches = list(digits())
     model = Program(nn.Linear(64, 10))
     real = order(model, batches)
@@ -118,3 +121,15 @@ def test_ids_tell_nothing_of_each_other():
     batches = [(torch.randint(0, 50, (32, 3)), torch.randint(0, 2, (32,))) for _ in range(20)]
     with pytest.raises(NotApplicableError, match="ids"):
         order(model, batches)
+
+
+def test_a_run_of_the_model_that_is_cut_short_is_no_answer():
+    def rows(first):
+        numbers = np.arange(first, first + 4)
+        return Rows(numbers[:, None] / 1.0, numbers / 1.0, numbers, np.arange(4), size=4)
+
+    whole = {i: Predicted(np.zeros((4, 1)), 0.0, ()) for i in range(2)}
+    split = _Split([rows(0), rows(4)], whole)
+    assert split.values(whole).shape == (4, 1)
+    with pytest.raises(NotApplicableError, match="no time"):
+        split.values({0: whole[0]})

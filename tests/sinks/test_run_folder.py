@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+from lightning_debug.experiment import Experiment
 from lightning_debug.finding import Severity
 from lightning_debug.look import Look
 from lightning_debug.sinks.run_folder import RunFolder, new_folder
-from lightning_debug.sinks.sink import RunInfo
+from lightning_debug.sinks.sink import RunInfo, RunState
 from lightning_debug.stored_run import find_run, read_run
 from tests.build import finding
 
@@ -153,6 +154,10 @@ class TestReading:
             pytest.param(
                 '{"name": "n", "severity": "error", "message": "m", "step": "1"}', id="step"
             ),
+            pytest.param(
+                '{"name": "n", "severity": "error", "message": "m", "step": 1%s}' % ("0" * 400),
+                id="a step that no run counts to",
+            ),
             pytest.param("\x00\ufffd", id="bytes"),
         ],
     )
@@ -166,6 +171,8 @@ class TestReading:
         [
             '{"step": 1, "epoch": 0}',
             '{"step": 1e999, "epoch": 0, "scalars": {}}',
+            '{"step": 1%s, "epoch": 0, "scalars": {}}' % ("0" * 400),
+            '{"step": 1, "epoch": 0, "scalars": {}, "losses": [[1%s, 0.5]]}' % ("0" * 400),
             '{"step": 1, "epoch": 0, "scalars": {"a": "much"}}',
             '{"step": 1, "epoch": 0, "scalars": [1]}',
         ],
@@ -227,6 +234,18 @@ for step in range(10**9):
     if step == 50:
         print("ready", flush=True)
 """
+
+
+def test_no_secret_that_is_quoted_is_written(folder, sink):
+    secret = "hunter2-swordfish"
+    quoted = f'login(password="{secret}") at ~/train.py:4'
+    sink.finding(finding(message=quoted, evidence={"line": quoted, "count": 3.0}), new=True)
+    tried = Experiment(name="one", outcome="not applicable", detail=quoted)
+    sink.state(RunState(experiments=(tried,)))
+    sink.close([], status="completed", failures={"a part": quoted})
+    assert not [file for file in folder.iterdir() if secret in file.read_text()]
+    assert "train.py:4" in read_run(folder).findings[0].message
+    assert read_run(folder).findings[0].evidence["count"] == 3.0
 
 
 def test_a_killed_run_can_be_read(folder):
