@@ -26,7 +26,7 @@ from lightning_debug.environment import ANSWER, ONLY, VARIABLE
 from lightning_debug.registry import all_checks, sections
 from lightning_debug.sinks.console import STYLES, report
 from lightning_debug.sinks.text import plain
-from lightning_debug.stored_run import read_run
+from lightning_debug.stored_run import is_run, read_run
 
 USAGE_ERROR = 2
 
@@ -69,9 +69,27 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("name", metavar="NAME")
     explain.set_defaults(command=_explain)
 
-    show = commands.add_parser("show", help="show the findings of a run")
-    show.add_argument("run", metavar="RUN", help="a run folder, or the log directory it lies in")
+    show = commands.add_parser("show", help="show the findings of a run, or a history of runs")
+    show.add_argument(
+        "run", metavar="RUN", help="a run folder, or a folder in which one lies; of several, a list"
+    )
     show.set_defaults(command=_show)
+
+    diff = commands.add_parser(
+        "diff",
+        help="compare two runs: what was changed, and where they part",
+        description="Compare two runs. The exit code is 0 where nothing that matters differs, 1"
+        " where something does, and 2 where they cannot be read.",
+    )
+    for letter in "AB":
+        diff.add_argument(f"run_{letter.lower()}", metavar=f"RUN_{letter}", help="a run folder")
+    diff.add_argument("--html", metavar="FILE", type=Path, help="write a page as well")
+    diff.set_defaults(command=_diff)
+
+    page = commands.add_parser("report", help="write the report of a run, also of a killed one")
+    page.add_argument("run", metavar="RUN", help="a run folder, or the log directory it lies in")
+    page.add_argument("--output", metavar="FILE", type=Path, help="instead of RUN/report.html")
+    page.set_defaults(command=_report)
     return parser
 
 
@@ -189,7 +207,15 @@ def _paragraphs(check: type[Check]) -> list[str]:
 
 
 def _show(args: argparse.Namespace) -> int:
-    run = read_run(args.run)
+    from lightning_debug.tracking import history, terminal
+
+    folder = Path(args.run)
+    runs = history.find_runs(folder) if not is_run(folder) else []
+    if len(runs) > 1:
+        shown = [history.row(run, folder) for run in history.newest(runs)]
+        Console().print(terminal.history(shown, more=len(runs) - len(shown)))
+        return 0
+    run = read_run(runs[0] if runs else folder)
     failures = run.record.get("failures")
     Console().print(
         report(
@@ -199,4 +225,32 @@ def _show(args: argparse.Namespace) -> int:
             folder=str(run.folder),
         )
     )
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    # Loaded for this command only: the others start without it.
+    from lightning_debug.report import diff_page
+    from lightning_debug.tracking import diff, terminal
+
+    difference = diff.compare(read_run(args.run_a), read_run(args.run_b))
+    Console().print(terminal.comparison(difference))
+    if args.html:
+        try:
+            path = diff_page.write(difference, args.html)
+        except OSError as error:
+            raise ValueError(f"the page cannot be written: {error}") from error
+        Console(soft_wrap=True).print(Text(f"\n{plain(path)}"))
+    return 0 if difference.alike else 1
+
+
+def _report(args: argparse.Namespace) -> int:
+    # Loaded for this command only: the others start without it.
+    from lightning_debug.report.page import write
+
+    try:
+        path = write(read_run(args.run), args.output)
+    except OSError as error:
+        raise ValueError(f"the report cannot be written: {error}") from error
+    Console(soft_wrap=True).print(Text(plain(path)))  # not broken in two: it is to be copied
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -103,18 +104,17 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Order causes by severity and step, each followed by the symptoms that it explains."""
     ranked = sorted(findings, key=lambda f: (-f.severity.rank, f.step))
     names = {finding.name for finding in ranked}
-    ordered: list[Finding] = []
-
-    def place(finding: Finding) -> None:
-        ordered.append(finding)
-        for symptom in ranked:
-            if symptom.caused_by == finding.name and symptom not in ordered:
-                place(symptom)
-
+    explained: dict[str, list[Finding]] = defaultdict(list)
     for finding in ranked:
-        if finding.caused_by not in names:
-            place(finding)
-    return ordered
+        explained[finding.caused_by if finding.caused_by in names else ""].append(finding)
+    ordered: list[Finding] = []
+    waiting = explained.pop("", [])[::-1]
+    while waiting:
+        finding = waiting.pop()
+        ordered.append(finding)
+        waiting += reversed(explained.pop(finding.name, []))
+    # What is left is in a circle, which only a damaged file can hold.
+    return ordered + [finding for circle in explained.values() for finding in circle]
 
 
 class TrainingBugError(RuntimeError):

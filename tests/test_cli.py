@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -120,12 +121,29 @@ class TestShow:
         assert "lightning_debug: 2 warnings" in out
         assert "no-gradient at a[/red], step 12" in out
 
-    def test_the_newest_run_of_a_log_directory(self, tmp_path, capsys):
-        finished_run(tmp_path, finding())
-        newest = finished_run(tmp_path, status="ValueError")
-        os.utime(newest / "run.json", (4e9, 4e9))
+    def test_the_one_run_of_a_log_directory(self, tmp_path, capsys):
+        finished_run(tmp_path / "version_0", status="ValueError")
         assert main(["show", str(tmp_path)]) == 0
         assert "no warnings or errors (ValueError)" in capsys.readouterr().out
+
+    def test_the_history_of_several_runs(self, tmp_path, capsys):
+        finished_run(tmp_path / "version_0", finding())
+        finished_run(tmp_path / "version_1", status="ValueError")
+        assert main(["show", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        lines = [line.split() for line in out.splitlines() if "version_" in line]
+        assert [line[-1] for line in lines] == ["version_0", "version_1"]
+        assert "warning dead-relu" in out
+        assert lines[1][2] == "ValueError"
+        assert out.splitlines()[-1] == "lightning-debug show RUN shows one of them."
+
+    def test_hostile_runs_cannot_command_the_terminal(self, tmp_path, capsys):
+        for number in range(2):
+            finished_run(tmp_path / f"\x1b[2J{number}", finding(name="[red]x\x1b[2J"))
+        assert main(["show", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "[red]x" in out
+        assert "\x1b" not in out
 
     def test_what_was_switched_off(self, tmp_path, capsys):
         folder = finished_run(tmp_path, failures={"check dead-relu": "E: e"})
@@ -148,9 +166,57 @@ class TestShow:
         assert "dead-relu at m\\xfcller" in shown.stdout
 
 
-def test_looking_things_up_imports_neither_torch_nor_lightning():
+class TestDiff:
+    def test_runs_that_are_alike(self, tmp_path, capsys):
+        a, b = finished_run(tmp_path, finding()), finished_run(tmp_path, finding())
+        assert main(["diff", str(a), str(b)]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("Nothing recorded differs; there are no losses to compare.\n")
+        assert f"A: {a} (completed)" in out.replace("\n", "")
+        assert "not known: run B has no losses" in out
+
+    def test_runs_that_differ(self, tmp_path, capsys):
+        a = finished_run(tmp_path, finding())
+        b = finished_run(tmp_path, finding(severity=Severity.ERROR), finding(name="no-gradient"))
+        page = tmp_path / "diff.html"
+        assert main(["diff", str(a), str(b), "--html", str(page)]) == 1
+        out = capsys.readouterr().out
+        assert "changed: dead-relu: warning -> error" in out
+        assert "came: warning no-gradient: " in out
+        assert out.endswith(f"{page}\n")
+        assert "came: warning no-gradient" in page.read_text()
+
+    def test_hostile_runs_cannot_command_the_terminal(self, tmp_path, capsys):
+        bad = finding(name="[red]x", message="\x1b[2J\ud800")
+        record = {"hyperparameters": {"\x1b[2J": "[/bold]\x1b]0;x\x07"}, "git": {"diff": "\x1b"}}
+        a = finished_run(tmp_path)
+        b = finished_run(tmp_path, bad, status="\x1b[2J")
+        for folder, known in (
+            (a, {"hyperparameters": {"lr": 1}, "git": {"diff": "x"}}),
+            (b, record),
+        ):
+            (folder / "run.json").write_text(json.dumps({"record": known, "status": "\x1b[2J"}))
+        assert main(["diff", str(a), str(b)]) == 1
+        out = capsys.readouterr().out
+        assert "[/bold]" in out
+        assert "\x1b" not in out
+
+    def test_what_is_no_run(self, tmp_path, capsys):
+        run = finished_run(tmp_path / "a")
+        assert main(["diff", str(run), str(tmp_path / "b")]) == 2
+        assert "is no run folder" in capsys.readouterr().err.replace("\n", " ")
+
+    def test_a_page_that_cannot_be_written(self, tmp_path, capsys):
+        run = str(finished_run(tmp_path))
+        assert main(["diff", run, run, "--html", str(tmp_path / "nowhere" / "x.html")]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["list", "diff"])
+def test_looking_things_up_imports_neither_torch_nor_lightning(command, tmp_path):
+    arguments = [command] if command == "list" else [command, *2 * [str(finished_run(tmp_path))]]
     script = (
-        "import sys; from lightning_debug.cli import main; main(['list']);"
+        f"import sys; from lightning_debug.cli import main; main({arguments});"
         "sys.exit(str({'torch', 'pytorch_lightning', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -80,3 +80,13 @@ def test_symptoms_follow_their_cause_even_where_they_are_worse():
 def test_a_symptom_whose_cause_is_not_there_stands_alone():
     lost = finding(name="lost", caused_by="filtered-out")
     assert worst_first([lost]) == [lost]
+
+
+def test_findings_that_explain_each_other_are_not_lost():
+    circle = [finding(name="a", caused_by="b"), finding(name="b", caused_by="a")]
+    assert {f.name for f in worst_first([*circle, finding(name="c")])} == {"a", "b", "c"}
+
+
+def test_a_long_chain_of_causes():
+    chain = [finding(name=str(i), caused_by=str(i - 1)) for i in range(5000)]
+    assert worst_first(reversed(chain)) == chain

@@ -1,3 +1,5 @@
+import configparser
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -24,3 +26,17 @@ def test_the_command_is_installed():
 
 def test_the_types_are_shipped():
     assert (Path(lightning_debug.__file__).parent / "py.typed").is_file()
+
+
+def test_all_files_that_are_no_code_are_shipped():
+    package = Path(lightning_debug.__file__).parent
+    config = configparser.ConfigParser()
+    config.read(package.parent / "setup.cfg")
+    shipped = {
+        file
+        for name, patterns in config["options.package_data"].items()
+        for pattern in re.split(r"[,\s]+", patterns)
+        for file in package.parent.joinpath(*name.split(".")).glob(pattern)
+    }
+    others = {f for f in package.rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc")}
+    assert others == shipped

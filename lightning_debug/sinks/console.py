@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import rich.console
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.sinks.sink import RunInfo, Sink
-from lightning_debug.sinks.text import headline, plain
+from lightning_debug.sinks.text import encodable, headline, plain, tally
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
 
@@ -53,8 +52,7 @@ class Console(Sink):
         with console.capture() as capture:
             console.print(part)
         text = "\n".join(line.rstrip() for line in capture.get().splitlines())
-        # A character that the terminal cannot show is spelled out instead of raising.
-        self._run.write(text.encode(console.encoding, "backslashreplace").decode(console.encoding))
+        self._run.write(encodable(text, console.encoding))
 
 
 def announcement(finding: Finding) -> RenderableType:
@@ -87,7 +85,7 @@ def report(
 
 def _all_told(findings: Sequence[Finding], status: str) -> Iterator[RenderableType]:
     # Not the title of the table, which would be wrapped to the width of a narrow one.
-    yield Text(f"lightning_debug: {_count(findings)}{_ending(status)}", style="bold")
+    yield Text(f"lightning_debug: {tally(findings)}{_ending(status)}", style="bold")
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False, show_lines=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
@@ -122,18 +120,6 @@ def _details(finding: Finding) -> Iterator[Text]:
         yield Text(f"explained by {plain(finding.caused_by)}; fix that first")
     elif finding.fix:
         yield Text.assemble(("fix: ", "green"), plain(finding.fix))
-
-
-def _count(findings: Sequence[Finding]) -> str:
-    """Return how many there are: ``"2 errors, 1 warning; 1 of them explained by another"``."""
-    severities = Counter(finding.severity for finding in findings)
-    parts = [
-        f"{number} {severity}" + "s" * (number > 1 and severity > Severity.INFO)
-        for severity in reversed(Severity)
-        if (number := severities[severity])
-    ]
-    explained = sum(bool(finding.caused_by) for finding in findings)
-    return ", ".join(parts) + (f"; {explained} of them explained by another" if explained else "")
 
 
 def _ending(status: str) -> str:

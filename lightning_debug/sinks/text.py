@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lightning_debug.finding import Finding
+from collections import Counter
+from collections.abc import Sequence
+
+from lightning_debug.finding import Finding, Severity
 
 
 def plain(text: object) -> str:
@@ -12,6 +15,30 @@ def plain(text: object) -> str:
     line breaks that fake another line, marks that reverse the direction of writing.
     """
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def encodable(text: str, encoding: str) -> str:
+    """Return a text whose characters a terminal can show; the others are spelled out."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return what was found in a few words: ``"2 errors, 1 warning"``."""
+    if all(finding.severity is Severity.INFO for finding in findings):
+        return "no warnings or errors"
+    return tally(findings)
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """Return how many there are: ``"2 errors, 1 warning; 1 of them explained by another"``."""
+    severities = Counter(finding.severity for finding in findings)
+    parts = [
+        f"{number} {severity}" + "s" * (number > 1 and severity > Severity.INFO)
+        for severity in reversed(Severity)
+        if (number := severities[severity])
+    ]
+    explained = sum(bool(finding.caused_by) for finding in findings)
+    return ", ".join(parts) + (f"; {explained} of them explained by another" if explained else "")
 
 
 def headline(finding: Finding) -> str:
