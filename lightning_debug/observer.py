@@ -195,12 +195,8 @@ class Observer:
             self._norms,
             DropoutTap(self._trace, self._probabilities),
             *([ModeGapTap(model, optimizers, self._plan.updates)] if probes is not None else []),
-            StructureTap(
-                self._trace, model, lambda error: self._contain.fail(StructureTap.name, error)
-            ),
-            HistogramTap(self._wiring, model),
             KeptGraphTap(model),
-            FilterTap(model),
+            *(self._drawing_taps(model) if session.draws else []),
         ]
         self._leaving: list[LookTap] = []
         # Between looks only those are told of a batch that do something about it.
@@ -248,6 +244,18 @@ class Observer:
         self._handles: list[RemovableHandle] = []
         self._mode_on = False
         self._stance: Any = None
+
+    def _drawing_taps(self, model: Module) -> list[LookTap]:
+        """Return the taps that make pictures, and nothing else."""
+
+        def failed(error: Exception) -> None:
+            self._contain.fail(StructureTap.name, error)
+
+        return [
+            StructureTap(self._trace, model, failed),
+            HistogramTap(self._wiring, model),
+            FilterTap(model),
+        ]
 
     def start(self, step: int, epoch: int) -> None:
         """Measure the state before the first step."""

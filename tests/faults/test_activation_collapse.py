@@ -91,7 +91,12 @@ class Norm(nn.Module):
             id="softmax over one score",
         ),
         pytest.param(
-            lambda: Deep(False), lambda: Deep(True), digits, "net.layers", id="deep sigmoid net"
+            lambda: Deep(False),
+            lambda: Deep(True),
+            digits,
+            "net.layers",
+            id="deep sigmoid net",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda: Norm(1),
@@ -99,6 +104,7 @@ class Norm(nn.Module):
             lambda: digits(flat=False),
             "net.norm",
             id="norm over one feature",
+            marks=pytest.mark.slow,
         ),
     ],
 )

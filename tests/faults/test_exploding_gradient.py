@@ -66,7 +66,7 @@ def adding(n=512, length=60):
     ("program", "data", "where"),
     [
         pytest.param(normal, digits(), "net.0.weight", id="tanh mlp, standard normal weights"),
-        pytest.param(filters, digits(flat=False), "Adam", id="tanh cnn"),
+        pytest.param(filters, digits(flat=False), "Adam", id="tanh cnn", marks=pytest.mark.slow),
         pytest.param(recurrent, adding(), "SGD", id="rnn, large recurrent weights"),
         pytest.param(linear, regression(), "SGD", id="linear, steps too large"),
     ],

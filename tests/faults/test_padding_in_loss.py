@@ -79,7 +79,11 @@ class Tagger(Program):
         pytest.param(Transformer, sentences(left=True), {"ignore_index": 0}, id="padded left"),
         pytest.param(Tagger, sentences(), {"ignore_index": 0}, id="tagger, time first"),
         pytest.param(
-            Rnn, sentences(), {"weight": torch.tensor([0.0] + [1.0] * 29)}, id="weight of 0"
+            Rnn,
+            sentences(),
+            {"weight": torch.tensor([0.0] + [1.0] * 29)},
+            id="weight of 0",
+            marks=pytest.mark.slow,
         ),
     ],
 )

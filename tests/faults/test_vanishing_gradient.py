@@ -64,7 +64,13 @@ class Mixer(nn.Module):
     [
         pytest.param(sigmoids, digits(), "net.0.weight", id="deep sigmoid mlp"),
         pytest.param(small_tanh, digits(), "net.0.weight", id="tanh mlp, tiny weights"),
-        pytest.param(convolutions, digits(flat=False), "net.0.weight", id="deep sigmoid cnn"),
+        pytest.param(
+            convolutions,
+            digits(flat=False),
+            "net.0.weight",
+            id="deep sigmoid cnn",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             lambda broken: Program(Mixer(broken)),
             sequences(),

@@ -546,7 +546,7 @@ def test_digits(net):
         pytest.param(ChannelsLast, id="channels last"),
         pytest.param(partial(Vit, 2), id="vision transformer"),
         pytest.param(partial(Vit, 2, "normal"), id="vision transformer, N(0,1) positions"),
-        pytest.param(Vit, id="vision transformer of 12 blocks"),
+        pytest.param(Vit, id="vision transformer of 12 blocks", marks=pytest.mark.slow),
     ],
 )
 def test_images(net):

@@ -500,6 +500,7 @@ class Masked(Tagger):
             lambda: Masked(lambda ids: torch.where(ids == 0, 5, ids % 5)),
             tokens(varied=True),
             id="padding masked by hand",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda: Tagger(lambda ids: ids.sort(1).values // 5), tokens(), id="sorted tokens"
