@@ -47,12 +47,13 @@ class KeptGraphs(Observation):
     Attributes:
         steps: Updates made before each of them, and its epoch, oldest first.
         holders: What holds tensors with a graph, as far as that is known.
-        ended: Whether the run is over.
+        final: Whether nothing will let go of them any more: the run of one epoch is over, and
+            the model does nothing when an epoch begins or ends.
     """
 
     steps: tuple[tuple[int, int], ...] = ()
     holders: tuple[Holder, ...] = ()
-    ended: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

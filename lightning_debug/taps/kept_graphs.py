@@ -15,14 +15,18 @@ from torchmetrics import Metric
 
 from lightning_debug.observation import Holder, KeptGraphs, Observation
 from lightning_debug.taps.graph import nearby
+from lightning_debug.taps.lines import LIBRARIES
 from lightning_debug.taps.look import LookTap
 
 KEY = "lightning_debug"
+# Where a model lets go of what it has kept for an epoch.
+EPOCH_HOOKS = ("on_train_epoch_start", "on_train_epoch_end")
 MOST_MARKS = 64
 DEEPEST = 64
 MOST_NODES = 512
 MOST_ITEMS = 2_000
 FEW = 4
+NESTED = (Tensor, list, tuple, Mapping)
 
 
 class _Sign:
@@ -53,10 +57,12 @@ class KeptGraphTap(LookTap):
         self._model = model
         self._marks: list[_Mark] = []
         self._step = self._epoch = 0
+        self._first: int | None = None
 
     def passes(self, step: int, epoch: int) -> None:
         """Note where the run is."""
         self._step, self._epoch = step, epoch
+        self._first = epoch if self._first is None else self._first
 
     def before_backward(self, loss: Tensor) -> None:
         """Mark the graph behind a loss."""
@@ -70,18 +76,28 @@ class KeptGraphTap(LookTap):
 
     def observations(self, step: int, epoch: int) -> Iterable[Observation]:
         """Return which steps before this look are still there."""
-        yield self._seen(step, epoch, ended=False)
+        yield self._seen(step, epoch)
 
     def rest(self, step: int, epoch: int) -> Iterable[Observation]:
         """Return which steps are still there when the run is over."""
-        yield self._seen(step, epoch, ended=True)
+        one_epoch = self._epoch == self._first
+        final = one_epoch and not any(_overrides(self._model, name) for name in EPOCH_HOOKS)
+        # The trainer counts the last epoch as past; what was kept for it may still be there.
+        yield self._seen(step, self._epoch, final=final)
 
-    def _seen(self, step: int, epoch: int, *, ended: bool) -> KeptGraphs:
+    def _seen(self, step: int, epoch: int, *, final: bool = False) -> KeptGraphs:
         self._marks = [mark for mark in self._marks if mark.sign() is not None]
         # The last step may be held by what it is still working on.
         steps = tuple((m.step, m.epoch) for m in self._marks if m.step < step - 1)
         holders = tuple(_holders(self._model)) if len(steps) >= FEW else ()
-        return KeptGraphs(step=step, epoch=epoch, steps=steps, holders=holders, ended=ended)
+        return KeptGraphs(step=step, epoch=epoch, steps=steps, holders=holders, final=final)
+
+
+def _overrides(model: Module, name: str) -> bool:
+    """Tell whether the user's own class has a method, or an object has one of its own."""
+    homes = [cls for cls in type(model).__mro__ if name in vars(cls)]
+    package = homes[0].__module__.partition(".")[0] if homes else ""
+    return name in vars(model) or (bool(homes) and package not in LIBRARIES)
 
 
 def _holders(model: Module) -> Iterator[Holder]:
@@ -104,5 +120,5 @@ def _with_graph(value: Any) -> int:
         value = list(value.values())
     if isinstance(value, (list, tuple, deque, set)):
         few = itertools.islice(value, MOST_ITEMS)
-        return sum(_with_graph(item) for item in few if isinstance(item, (Tensor, list, tuple)))
+        return sum(_with_graph(item) for item in few if isinstance(item, NESTED))
     return 0

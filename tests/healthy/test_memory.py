@@ -44,6 +44,16 @@ class UntilTheEpochEnds(Keeping):
         self.outputs.clear()
 
 
+class FromTheEpochsStart(Keeping):
+    """What was kept in the last epoch is there until the end."""
+
+    def on_train_epoch_start(self):
+        self.outputs = []
+
+    def keep(self, logits, loss, y):
+        self.outputs.append({"loss": loss, "logits": logits})
+
+
 class TheLastOnly(Keeping):
     def keep(self, logits, loss, y):
         self.last = {"logits": logits, "loss": loss}
@@ -119,10 +129,20 @@ class MemoryBank(Keeping):
 @pytest.mark.parametrize(
     "program",
     [
-        UntilTheEpochEnds, TheLastOnly, AFewRecentOnes, InMetrics, Accumulating, CarriedState,
+        UntilTheEpochEnds,
+        FromTheEpochsStart,
+        TheLastOnly,
+        AFewRecentOnes,
+        InMetrics,
+        Accumulating,
+        CarriedState,
         MemoryBank,
     ],
-)  # fmt: skip
+)
 def test_what_is_let_go_of(program):
     data = sequences() if program is CarriedState else digits()
     assert alarms(fit(program, data, epochs=3)) == []
+
+
+def test_in_one_epoch_nobody_knows_when_it_would_be_let_go_of():
+    assert alarms(fit(FromTheEpochsStart, digits(), epochs=1)) == []

@@ -31,7 +31,8 @@ def run(model, keeps, steps=8):
         keeps(loss)
     del loss
     [seen] = tap.rest(steps + 1, 1)
-    assert seen.ended
+    assert seen.final
+    assert seen.epoch == 0  # not the next one, which the trainer counts already
     return seen
 
 

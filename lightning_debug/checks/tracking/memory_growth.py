@@ -18,12 +18,13 @@ class MemoryGrowth(Check):
     activations of the step where no backward has freed them. Each step adds its own, until the
     memory is full, often after hours.
 
-    Silent when: they are let go of at the end of the epoch, as a list that is emptied there; what
-    holds them is bounded; or only the last step is kept.
+    Silent when: they are let go of when an epoch begins or ends, as a list that is emptied there;
+    what holds them is bounded; or only the last step is kept. A run of one epoch is judged at its
+    end, and only if the model has no hook in which it could let go of them.
 
     Args:
-        graphs: Fewest graphs of past epochs that are still there; of the whole run when it is
-            over.
+        graphs: Fewest graphs of past epochs that are still there; of the whole run if that is one
+            epoch.
         updates: Fewest updates that the oldest has outlived.
     """
 
@@ -38,7 +39,7 @@ class MemoryGrowth(Check):
 
     def on_kept_graphs(self, obs: KeptGraphs) -> Iterator[Finding]:
         """Count the graphs that have outlived their epoch."""
-        past = [step for step, epoch in obs.steps if obs.ended or epoch < obs.epoch]
+        past = [step for step, epoch in obs.steps if obs.final or epoch < obs.epoch]
         if len(past) < self.graphs or obs.step - past[0] < self.updates:
             return
         growing = [holder for holder in obs.holders if not holder.bounded]

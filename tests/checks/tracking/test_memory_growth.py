@@ -4,10 +4,10 @@ from lightning_debug.checks import MemoryGrowth
 from lightning_debug.observation import Holder, KeptGraphs
 
 
-def seen(steps, *holders, step=100, epoch=2, ended=False):
+def seen(steps, *holders, step=100, epoch=2, final=False):
     return list(
         MemoryGrowth().on_kept_graphs(
-            KeptGraphs(step=step, epoch=epoch, steps=steps, holders=holders, ended=ended)
+            KeptGraphs(step=step, epoch=epoch, steps=steps, holders=holders, final=final)
         )
     )
 
@@ -29,9 +29,9 @@ def test_a_chain_that_nothing_in_the_model_holds_is_told_too():
     assert "outside the model" in found.message
 
 
-def test_when_the_run_is_over_those_of_its_only_epoch_count():
+def test_when_a_run_of_one_epoch_is_over_all_of_it_counts():
     assert seen(PAST, epoch=0) == []
-    assert len(seen(PAST, epoch=0, ended=True)) == 1
+    assert len(seen(PAST, epoch=0, final=True)) == 1
 
 
 @pytest.mark.parametrize(
