@@ -229,10 +229,10 @@ def run_script(tmp_path: Path, imports: str, callbacks: str, **environment: str)
     ("imports", "callbacks"),
     [
         pytest.param(PL, "", id="pytorch_lightning, no callbacks"),
-        pytest.param(PL, LIST, id="pytorch_lightning, a list"),
-        pytest.param(PL, BARE, id="pytorch_lightning, one bare callback"),
+        pytest.param(PL, LIST, id="pytorch_lightning, a list", marks=pytest.mark.slow),
+        pytest.param(PL, BARE, id="pytorch_lightning, one bare callback", marks=pytest.mark.slow),
         pytest.param(LIGHTNING, "", id="lightning, no callbacks"),
-        pytest.param(LIGHTNING, BARE, id="lightning, one bare callback"),
+        pytest.param(LIGHTNING, BARE, id="lightning, one bare callback", marks=pytest.mark.slow),
         pytest.param(LIGHTNING, OURS, id="lightning, our callback"),
     ],
 )

@@ -156,7 +156,7 @@ class Mixing(nn.Module):
         return self.out(scores.softmax(-1) @ self.v(x))
 
 
-@pytest.mark.parametrize("handwritten", [False, True])
+@pytest.mark.parametrize("handwritten", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_attention_without_residual_connections(handwritten):
     found = fit(lambda: Program(Tokens(False, handwritten)), sequences())
     assert "activation-collapse" in names(found)

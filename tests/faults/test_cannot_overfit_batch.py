@@ -110,7 +110,12 @@ PAIRS = [
     pytest.param(lambda bad: Program(Squeezed(bad)), digits(flat=False), id="norm over one value"),
     pytest.param(Clamped, regression(), id="clamped, manual"),
     pytest.param(lambda bad: Program(Sum(bad), binary), sequences(), id="softmax of one"),
-    pytest.param(lambda bad: Program(Rows(bad), F.mse_loss), rows(), id="negative, transformer"),
+    pytest.param(
+        lambda bad: Program(Rows(bad), F.mse_loss),
+        rows(),
+        id="negative, transformer",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

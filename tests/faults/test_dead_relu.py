@@ -124,6 +124,7 @@ class Transformer(nn.Module):
             lambda: digits(batch=8, n=512),
             "net.fc2 > relu",
             id="small batches",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -136,7 +136,13 @@ PAIRS = [
     pytest.param(
         lambda bad: Program(Reader(0 if bad else -1)), sequences(), "batch[0]", id="first step"
     ),
-    pytest.param(lambda bad: Program(Token(bad)), digits(flat=False), "x of the model", id="token"),
+    pytest.param(
+        lambda bad: Program(Token(bad)),
+        digits(flat=False),
+        "x of the model",
+        id="token",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

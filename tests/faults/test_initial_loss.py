@@ -170,6 +170,7 @@ ADAM = partial(torch.optim.Adam, lr=3e-3)
             lambda: (AutoEncoder(), images(255.0)),
             lambda: (AutoEncoder(), images(1.0)),
             id="autoencoder of raw pixels",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -94,7 +94,12 @@ def paired(data, validated, *, mixed):
             id="not validated",
         ),
         pytest.param(
-            lambda: Validated(mlp(8, 1), F.mse_loss, ADAM), regression, True, 40, id="floats"
+            lambda: Validated(mlp(8, 1), F.mse_loss, ADAM),
+            regression,
+            True,
+            40,
+            id="floats",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -131,7 +131,12 @@ PAIRS = [
         id="class numbers in a binary cross entropy",
     ),
     pytest.param(
-        lambda: Mask(255.0), lambda: Mask(1.0), digits(flat=False), "0 to 255", id="masks of 255"
+        lambda: Mask(255.0),
+        lambda: Mask(1.0),
+        digits(flat=False),
+        "0 to 255",
+        id="masks of 255",
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         lambda: Program(mlp(), to_number),
@@ -160,6 +165,7 @@ PAIRS = [
         digits(flat=False),
         "made by a sigmoid",
         id="sigmoid decoder of standardised images",
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         lambda: Cnn(nn.Tanh(), 4.0),

@@ -183,7 +183,11 @@ class Gan(pl.LightningModule):
         ),
         pytest.param(lambda cut: Program(Choice(cut)), digits(), ["net.pick.weight"], id="argmax"),
         pytest.param(
-            lambda cut: Program(Encoder(cut)), sequences(), ["net.token"], id="token never used"
+            lambda cut: Program(Encoder(cut)),
+            sequences(),
+            ["net.token"],
+            id="token never used",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda cut: Program(Checkpointed(cut)),

@@ -90,6 +90,7 @@ class Tagger(Program):
             digits(),
             "but gets",
             id="kl_div of logits",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda: Tagger(nn.Softmax(-1)),

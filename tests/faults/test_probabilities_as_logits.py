@@ -95,6 +95,7 @@ class Multilabel(Program):
             lambda: Sentiment(nn.Identity()),
             sequences(),
             id="lstm",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda: Sentiment(lambda z: 1 / (1 + torch.exp(-z))),

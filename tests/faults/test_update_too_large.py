@@ -75,7 +75,15 @@ SGD, ADAM = partial(optim.SGD, momentum=0.9), optim.Adam
         pytest.param(cnn, digits(flat=False), SGD, 5.0, 0.02, id="cnn, sgd"),
         pytest.param(regressor, regression(), SGD, 1.0, 0.01, id="regression, sgd"),
         pytest.param(lstm, sequences(), ADAM, 1.0, 3e-3, id="lstm, adam"),
-        pytest.param(transformer, sequences(), ADAM, 0.3, 1e-3, id="transformer, adam"),
+        pytest.param(
+            transformer,
+            sequences(),
+            ADAM,
+            0.3,
+            1e-3,
+            id="transformer, adam",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_pair(program, data, optimizer, high, usual):

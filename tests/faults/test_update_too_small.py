@@ -15,7 +15,15 @@ from tests.runs import alarms, digits, fit, names, places, sequences
         pytest.param(mlp, digits(), ADAM, 1e-9, 1e-3, id="mlp, adam"),
         pytest.param(cnn, digits(flat=False), ADAM, 1e-9, 1e-3, id="cnn, adam"),
         pytest.param(lstm, sequences(), SGD, 1e-7, 0.1, id="lstm, sgd"),
-        pytest.param(transformer, sequences(), ADAM, 3e-8, 1e-3, id="transformer, adam"),
+        pytest.param(
+            transformer,
+            sequences(),
+            ADAM,
+            3e-8,
+            1e-3,
+            id="transformer, adam",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_pair(program, data, optimizer, low, usual):

@@ -63,7 +63,13 @@ class Mixer(nn.Module):
     ("program", "data", "where"),
     [
         pytest.param(sigmoids, digits(), "net.0.weight", id="deep sigmoid mlp"),
-        pytest.param(small_tanh, digits(), "net.0.weight", id="tanh mlp, tiny weights"),
+        pytest.param(
+            small_tanh,
+            digits(),
+            "net.0.weight",
+            id="tanh mlp, tiny weights",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             convolutions,
             digits(flat=False),

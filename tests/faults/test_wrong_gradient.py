@@ -185,7 +185,15 @@ PAIRS = [
     pytest.param(
         cnn, RectifierWithoutMask, Rectifier, lambda: digits(flat=False), "net.2", id="cnn: no mask"
     ),
-    pytest.param(tagger, AffineOfMeanBias, Affine, sequences, "net.mixed", id="gru: wrong sign"),
+    pytest.param(
+        tagger,
+        AffineOfMeanBias,
+        Affine,
+        sequences,
+        "net.mixed",
+        id="gru: wrong sign",
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         regressor,
         OwnLossThatForgetsTheFactor,

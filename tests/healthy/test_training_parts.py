@@ -486,12 +486,12 @@ DIGITS = [
     pytest.param(partial(residuals, "scale"), id="LayerScale"),
     pytest.param(partial(residuals, "", depth=16), id="deep pre-norm"),
     pytest.param(zero_head, id="zero-init head"),
-    pytest.param(deep_resnet, id="deep ResNet"),
+    pytest.param(deep_resnet, id="deep ResNet", marks=pytest.mark.slow),
     pytest.param(
         partial(deep_resnet, zero_init=True), id="deep ResNet, zero-init", marks=pytest.mark.slow
     ),
     pytest.param(lambda: Program(Experts()), id="experts"),
-    pytest.param(lambda: Program(Experts(64)), id="many experts"),
+    pytest.param(lambda: Program(Experts(64)), id="many experts", marks=pytest.mark.slow),
     pytest.param(lambda: Program(Experts(skewed=True)), id="experts, most of them never routed"),
     pytest.param(lambda: Program(LayerDrop()), id="LayerDrop"),
     pytest.param(lambda: Program(LayerDrop(p=0.95)), id="LayerDrop 0.95"),
