@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_debug.picture import Bars, Histogram, Image, Network, Picture
+from lightning_debug.sinks.logger_kinds import for_logger
 from lightning_debug.sinks.text import plain
 
 LONGEST, MOST_WORDS = 200, 1000
@@ -20,8 +21,6 @@ Show = Callable[[Any, str, Any], None]
 def show(logger: Any, prefix: str, picture: Picture) -> None:
     """Show a picture in a logger, if it is one that can.
 
-    It is recognised by the names of its classes, as in :mod:`.loggers`.
-
     Args:
         logger: Of the trainer.
         prefix: Of the names of all that is logged.
@@ -29,12 +28,9 @@ def show(logger: Any, prefix: str, picture: Picture) -> None:
     """
     if isinstance(picture, Network):
         return
-    for cls in type(logger).__mro__:
-        if cls.__name__ in SHOWERS:
-            shower = SHOWERS[cls.__name__].get(type(picture))
-            if shower is not None:
-                shower(logger, prefix + _name(picture), picture)
-            return
+    shower = (for_logger(logger, SHOWERS) or {}).get(type(picture))
+    if shower is not None:
+        shower(logger, prefix + _name(picture), picture)
 
 
 def _name(picture: Histogram | Image | Bars) -> str:

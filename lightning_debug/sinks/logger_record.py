@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightning_debug.sinks.logger_kinds import for_logger
 from lightning_debug.sinks.text import plain
 
 MOST_CHARACTERS = 250
@@ -64,14 +65,13 @@ def log(logger: Any, part: Summary, whole: Summary) -> None:
     """Tell a logger what has become known, if it has a place for it.
 
     Args:
-        logger: Recognised by the names of its classes, as for findings.
+        logger: Of the trainer.
         part: What is new.
         whole: All that is known so far.
     """
-    for cls in type(logger).__mro__:
-        if cls.__name__ in WRITERS:
-            WRITERS[cls.__name__](logger, part, whole)
-            return
+    write = for_logger(logger, WRITERS)
+    if write is not None:
+        write(logger, part, whole)
 
 
 def _at(record: Any, path: str) -> Any:

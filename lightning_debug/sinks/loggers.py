@@ -10,6 +10,7 @@ from lightning_debug.containment import Containment
 from lightning_debug.finding import Finding
 from lightning_debug.picture import Picture
 from lightning_debug.sinks import logger_pictures, logger_record
+from lightning_debug.sinks.logger_kinds import for_logger
 from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.sinks.text import paragraph, plain
 
@@ -52,7 +53,7 @@ class Loggers(Sink):
         """Show a new finding; later changes are left to the run folder."""
         if new:
             self._told.append(finding)
-            self._each(lambda logger: _shower(logger)(logger, self._told))
+            self._each(self._show)
 
     def stats(self, step: int, epoch: int, scalars: Mapping[str, float]) -> None:
         """Log the numbers of a look."""
@@ -62,6 +63,10 @@ class Loggers(Sink):
     def picture(self, picture: Picture) -> None:
         """Show a picture."""
         self._each(lambda logger: logger_pictures.show(logger, PREFIX, picture))
+
+    def _show(self, logger: Any) -> None:
+        show = for_logger(logger, SHOWERS) or _show_as_metric
+        show(logger, self._told)
 
     def _each(self, use: Callable[[Any], None]) -> None:
         for index, logger in enumerate(self._loggers):
@@ -74,18 +79,6 @@ class Loggers(Sink):
 def _metric(name: str) -> str:
     """Return a metric name that every logger takes; MLflow is the strictest."""
     return PREFIX + re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII)
-
-
-def _shower(logger: Any) -> Callable[[Any, list[Finding]], None]:
-    """Return how a logger shows findings.
-
-    It is recognised by the names of its classes: the two Lightning namespaces have one class
-    each, and importing either would load the other's half as well.
-    """
-    for cls in type(logger).__mro__:
-        if cls.__name__ in SHOWERS:
-            return SHOWERS[cls.__name__]
-    return _show_as_metric
 
 
 def _show_as_metric(logger: Any, told: list[Finding]) -> None:
