@@ -238,14 +238,9 @@ class Section(pl.Callback):
                 self.run_folder = new_folder(folder)
         tracks = bool(sinks) and any(section.tracks for section in sections)
         described: dict[str, Any] = {}
-        with session.contain(RECORD):
-            described = record.describe(
-                pl_module,
-                trainer.optimizers,
-                trainers.settings(trainer),
-                schedulers=trainers.schedulers(trainer),
-                hyperparameters=trainers.hyperparameters(trainer, pl_module) if tracks else None,
-            )
+        if sinks:
+            with session.contain(RECORD):
+                described = _described(trainer, pl_module, whole=tracks)
         with session.contain("the start of the session"):
             session.start(
                 RunInfo(
@@ -752,6 +747,17 @@ def _active(trainer: pl.Trainer) -> list[Section]:
     found = [callback for callback in callbacks if isinstance(callback, Section)]
     own = [section for section in found if not section.from_environment]
     return [section for section in (own or found) if section.debug]
+
+
+def _described(trainer: pl.Trainer, module: pl.LightningModule, *, whole: bool) -> dict[str, Any]:
+    """Return what is known of a run that is about to start."""
+    return record.describe(
+        module,
+        trainer.optimizers,
+        trainers.settings(trainer),
+        schedulers=trainers.schedulers(trainer),
+        hyperparameters=trainers.hyperparameters(trainer, module) if whole else None,
+    )
 
 
 def _checks(sections: Sequence[Section]) -> list[Check]:
