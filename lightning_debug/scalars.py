@@ -13,6 +13,7 @@ from lightning_debug.observation import (
     Gradients,
     Observation,
     Updates,
+    Validation,
     owner,
 )
 
@@ -44,6 +45,8 @@ def of(obs: Observation) -> dict[str, float]:
     if isinstance(obs, Clipping):
         known = obs.before > 0 and not math.isnan(obs.after)
         return {f"clip-factor/{obs.optimizer}": obs.after / obs.before} if known else {}
+    if isinstance(obs, Validation):
+        return {"validation-loss": obs.loss} if math.isfinite(obs.loss) else {}
     if isinstance(obs, GradientNoise):
         return {} if math.isnan(obs.scale) else {"noise-scale": obs.scale}
     if isinstance(obs, Activations):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -105,14 +104,16 @@ class Session:
     def observe(self, obs: Observation) -> None:
         """Show an observation to the checks, and tell what has become worth telling."""
         with self.contain("scalars"):
-            self._scalars.update(scalars.of(obs))
+            numbers = scalars.of(obs)
+            if isinstance(obs, Validation):  # between two looks: at its own step
+                if numbers:
+                    self._each("look", Look(step=obs.step, epoch=obs.epoch, scalars=numbers))
+            else:
+                self._scalars.update(numbers)
             for metric, values in layers.of(obs).items():
                 self._layers.setdefault(metric, {}).update(values)
             if isinstance(obs, Losses):
                 self._losses.extend(obs.values)
-            if isinstance(obs, Validation) and math.isfinite(obs.loss):
-                validated = {"validation-loss": obs.loss}
-                self._each("look", Look(step=obs.step, epoch=obs.epoch, scalars=validated))
         self._observed[f"{type(obs).__name__} {obs.stream}".rstrip()] += 1
         for check in self._asking[type(obs)]:
             if self._works(check):

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_debug.look import Look
-from lightning_debug.report.rendering import clean, number
-from lightning_debug.report.thinning import Point, evenly, points, short
+from lightning_debug.report.rendering import clean
+from lightning_debug.report.thinning import Point, evenly, points, said
 from lightning_debug.stored_run import StoredRun
 
 MOST_POINTS = 2000
@@ -204,9 +204,9 @@ def _told(steps: ArrayLike, values: ArrayLike) -> str:
         known, at = y[finite], x[finite]
         low, high = int(known.argmin()), int(known.argmax())
         text = (
-            f"{_said(known[0])} at step {at[0]:.0f}, {_said(known[-1])} at step {at[-1]:.0f};"
-            f" lowest {_said(known[low])} at step {at[low]:.0f},"
-            f" highest {_said(known[high])} at step {at[high]:.0f}."
+            f"{said(known[0])} at step {at[0]:.0f}, {said(known[-1])} at step {at[-1]:.0f};"
+            f" lowest {said(known[low])} at step {at[low]:.0f},"
+            f" highest {said(known[high])} at step {at[high]:.0f}."
         )
     if not finite.all():
         gaps = int((~finite).sum())
@@ -214,7 +214,3 @@ def _told(steps: ArrayLike, values: ArrayLike) -> str:
         are = "value is" if gaps == 1 else "values are"
         text += f" {gaps} {are} NaN or infinite, the first at step {first:.0f}: drawn as a gap."
     return text
-
-
-def _said(value: float) -> str:
-    return number(short(value) or 0.0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_debug.report.rendering import render
+from lightning_debug.sinks.run_folder import write_whole
 from lightning_debug.tracking.diff import Difference, shown
 from lightning_debug.tracking.divergence import Curve
 from lightning_debug.tracking.terminal import finding_words, layer_words
@@ -37,9 +37,7 @@ class Chart:
 
 def write(difference: Difference, path: Path) -> Path:
     """Write the page, and return where it is."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(page(difference), encoding="utf-8")
-    os.replace(scratch, path)
+    write_whole(path, page(difference))
     return path
 
 

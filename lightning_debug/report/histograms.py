@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_debug.picture import Histogram
-from lightning_debug.report.rendering import clean, number
-from lightning_debug.report.thinning import evenly, short
+from lightning_debug.report.rendering import clean
+from lightning_debug.report.thinning import evenly, said, short
 from lightning_debug.stored_run import StoredRun
 
 MOST_TENSORS = 60
@@ -65,7 +65,7 @@ def _chosen(series: dict[tuple[str, str], Any]) -> list[tuple[str, str]]:
 def _tensor(pictures: list[Histogram]) -> dict[str, Any]:
     shown = evenly(sorted(pictures, key=lambda picture: picture.step), MOST_STEPS)
     last = shown[-1]
-    between = f"{number(short(last.low) or 0.0)} and {number(short(last.high) or 0.0)}"
+    between = f"{said(last.low)} and {said(last.high)}"
     place = clean(last.place, MOST_NAME)
     binned = [_binned(picture) for picture in shown]
     return {

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lightning_debug.layers import METRICS
 from lightning_debug.look import Look
-from lightning_debug.report.rendering import clean, number
-from lightning_debug.report.thinning import evenly, short
+from lightning_debug.report.rendering import clean
+from lightning_debug.report.thinning import evenly, said
 from lightning_debug.stored_run import StoredRun
 
 MOST_ROWS = 160
@@ -190,6 +190,6 @@ def _last(names: list[str], values: NDArray[Any], known: NDArray[Any], step: int
     low, high = finite[column[finite].argmin()], finite[column[finite].argmax()]
     return (
         f"At step {step} the largest is {clean(names[high], MOST_NAME)}"
-        f" ({number(short(column[high]) or 0.0)}), the smallest"
-        f" {clean(names[low], MOST_NAME)} ({number(short(column[low]) or 0.0)}). {text}"
+        f" ({said(column[high])}), the smallest"
+        f" {clean(names[low], MOST_NAME)} ({said(column[low])}). {text}"
     )

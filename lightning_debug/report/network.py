@@ -46,16 +46,17 @@ def drawing(run: StoredRun) -> Drawing | None:
     if network is None or not network.nodes:
         return None
     nodes = network.nodes[:MOST_NODES]
+    index = {node.name: number for number, node in enumerate(nodes)}
     nesting = Nesting(nodes, network.edges)
-    numbers = _numbers(run.stats, nodes)
-    told = _told(run.findings, nodes, nesting)
+    numbers = _numbers(run.stats, index)
+    told = _told(run.findings, index, nesting)
     colourings = [c for c in COLOURINGS if c.key == "findings" or c.key in numbers]
     if not told:
         colourings = colourings[1:] + colourings[:1]  # the first one is shown first
     data = {
         "nodes": _nodes(nodes, nesting, told, _painted(colourings, numbers, told, nodes)),
         "groups": _groups(nesting, told),
-        "edges": _edges(network, nodes),
+        "edges": _edges(network, index),
         "open": nesting.opened(),
         "colourings": [c.as_data() for c in colourings],
     }
@@ -117,15 +118,13 @@ def _row(node: Node) -> dict[str, Any]:
     return _box(node) | {"input": size_of(node.input_shape)}
 
 
-def _edges(network: Network, nodes: Sequence[Node]) -> list[list[int]]:
-    index = {node.name: number for number, node in enumerate(nodes)}
+def _edges(network: Network, index: Mapping[str, int]) -> list[list[int]]:
     edges = ([index.get(a, -1), index.get(b, -1)] for a, b in network.edges)
     return [edge for edge in edges if min(edge) >= 0][:MOST_EDGES]
 
 
-def _numbers(looks: Sequence[Look], nodes: Sequence[Node]) -> dict[str, dict[int, float]]:
+def _numbers(looks: Sequence[Look], index: Mapping[str, int]) -> dict[str, dict[int, float]]:
     """Return the last number of each node, by metric and number of the node."""
-    index = {node.name: number for number, node in enumerate(nodes)}
     last: dict[str, dict[str, float]] = {}
     for look in looks:
         for metric, values in look.layers.items():
@@ -150,9 +149,8 @@ def _node_of(place: str, index: Mapping[str, int]) -> int | None:
     return None
 
 
-def _told(findings: Iterable[Finding], nodes: Sequence[Node], nesting: Nesting) -> Told:
+def _told(findings: Iterable[Finding], index: Mapping[str, int], nesting: Nesting) -> Told:
     """Return the findings by the number of a node, or the complement of that of a group."""
-    index = {node.name: number for number, node in enumerate(nodes)}
     told: Told = {}
     for finding in findings:
         for place in dict.fromkeys(finding.places or (finding.where,)):

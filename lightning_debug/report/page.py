@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from lightning_debug.report.evidence import Evidence, evidence
 from lightning_debug.report.gallery import gallery
 from lightning_debug.report.rendering import clean, number, render
 from lightning_debug.report.tables import Row, rows
+from lightning_debug.sinks.run_folder import write_whole
 from lightning_debug.sinks.text import verdict
 from lightning_debug.stored_run import StoredRun
 
@@ -61,9 +61,7 @@ class Entry:
 def write(run: StoredRun, path: Path | None = None) -> Path:
     """Write the report of a run, by default into its folder, and return where it is."""
     path = path or run.folder / REPORT
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(page(run), encoding="utf-8")
-    os.replace(scratch, path)
+    write_whole(path, page(run))
     return path
 
 

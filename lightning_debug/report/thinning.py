@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_debug.report.rendering import number
+
 DIGITS = 4
 # Of a curve: it may differ little from step to step.
 CURVE_DIGITS = 6
@@ -36,6 +38,11 @@ def points(steps: ArrayLike, values: ArrayLike, most: int) -> list[Point]:
 def short(value: float, digits: int = DIGITS) -> float | None:
     """Return a number with a few digits that count; None for what JSON lacks."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def said(value: float) -> str:
+    """Return a number in a text, with a few digits that count."""
+    return number(short(value) or 0.0)
 
 
 def _telling(values: NDArray[Any], most: int) -> NDArray[Any]:

@@ -182,11 +182,15 @@ def png(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old one or the new one, never half of one."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(_json(content, indent=2) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, _json(content, indent=2) + "\n")
 
 
 def _append(path: Path, content: Mapping[str, Any]) -> int:

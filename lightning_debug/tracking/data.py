@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_debug.taps.data import named_tensors
-from lightning_debug.tracking.model import fingerprint
+from lightning_debug.taps.statistics import sample
+from lightning_debug.tracking.model import SAMPLED, fingerprint
 from lightning_debug.tracking.secrets import without_secrets
 
 BATCHES = 3
@@ -69,8 +70,7 @@ def _few(tensor: Tensor) -> Tensor:
     """Return a copy of at most some thousand elements, evenly chosen."""
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
         return torch.tensor(0)
-    values = tensor.detach().reshape(-1)
-    return values[:: max(1, -(-values.numel() // 4096) | 1)].clone()
+    return sample(tensor.detach(), SAMPLED).clone()
 
 
 def _loaders(value: Any, depth: int = 3) -> Any:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from lightning_debug.taps.statistics import sample
+
 MOST_PARTS = 100
 # Elements of a tensor that are hashed: all of a small one, evenly chosen ones of a large one.
 SAMPLED = 4096
@@ -81,9 +83,7 @@ def _bytes(tensor: Tensor) -> Tensor:
     plain = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
     if not plain or tensor.device.type == "meta" or type(tensor).__name__.startswith("Fake"):
         return torch.tensor(list(_shape(tensor)), dtype=torch.int64).view(torch.uint8)
-    values = tensor.reshape(-1)
-    values = values[:: -(-values.numel() // SAMPLED) | 1] if values.numel() > SAMPLED else values
-    values = values.resolve_conj().resolve_neg().contiguous()
+    values = sample(tensor, SAMPLED).resolve_conj().resolve_neg().contiguous()
     return values.view(torch.uint8) if values.numel() else values.to(torch.uint8)
 
 
