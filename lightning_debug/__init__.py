@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_debug.suite import BatchSize as BatchSize
     from lightning_debug.suite import DataQuality as DataQuality
     from lightning_debug.suite import DebugSuite as DebugSuite
+    from lightning_debug.suite import DistributedTraining as DistributedTraining
     from lightning_debug.suite import DropoutUse as DropoutUse
     from lightning_debug.suite import GradientClipping as GradientClipping
     from lightning_debug.suite import GradientCorrectness as GradientCorrectness
@@ -73,6 +74,7 @@ _HOMES = {
     "NetworkPictures": "suite",
     "ModuleModes": "suite",
     "BatchNormUse": "suite",
+    "DistributedTraining": "suite",
     "DropoutUse": "suite",
     "OptimizerChoice": "suite",
     "NumericPrecision": "suite",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from abc import ABC
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -38,6 +39,7 @@ from lightning_debug.observation import (
     PaddingUse,
     Plan,
     Precision,
+    Ranks,
     RateTrial,
     RunEnd,
     RunStart,
@@ -67,8 +69,9 @@ NO_WAY_BACK = (
 NO_WAY_THROUGH = ("dead-relu", "saturated-activation", "activation-collapse", "symmetric-init")
 
 
+# Abstract, so that a configuration file may name a check by its class.
 @dataclass(kw_only=True)
-class Check:
+class Check(ABC):
     """One question about a run.
 
     A subclass asks its question in its docstring, keeps its thresholds as fields and answers in
@@ -241,6 +244,10 @@ class Check:
 
     def on_tracking(self, obs: Tracking) -> Iterable[Finding]:
         """Answer from what is logged and watched."""
+        return ()
+
+    def on_ranks(self, obs: Ranks) -> Iterable[Finding]:
+        """Answer from how the processes that train together agree."""
         return ()
 
     def on_kept_graphs(self, obs: KeptGraphs) -> Iterable[Finding]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any
+
+# What compiling, checkpointing and sharding put into the names of what they wrap.
+WRAPPERS = "(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)"
+WRAPPED = re.compile(rf"\b{WRAPPERS}\.|\.{WRAPPERS}\b")
 
 
 class Severity(str, Enum):
@@ -43,6 +48,9 @@ class Severity(str, Enum):
 class Finding:
     """One thing that is wrong with a run, where, how we know, and what to type.
 
+    Places are named as the program names them, without what wrappers put in between: ``net.0`` of
+    a compiled ``net``, not ``net._orig_mod.0``.
+
     Attributes:
         name: Public, stable name in kebab-case, such as ``"dead-relu"``.
         severity: Error (broken), warning (very probably harmful) or info.
@@ -75,6 +83,9 @@ class Finding:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "evidence", MappingProxyType(dict(self.evidence)))
+        for name in ("message", "where", "fix"):
+            object.__setattr__(self, name, _unwrapped(getattr(self, name)))
+        object.__setattr__(self, "places", tuple(map(_unwrapped, self.places)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.as_dict(),)  # a mapping proxy cannot be pickled
@@ -94,6 +105,10 @@ class Finding:
         known["severity"] = Severity(known["severity"])
         known["places"] = tuple(known.get("places", ()))
         return cls(**known)
+
+
+def _unwrapped(text: str) -> str:
+    return WRAPPED.sub("", text)
 
 
 def _rebuild(fields: Mapping[str, Any]) -> Finding:

@@ -1,4 +1,4 @@
-"""What the name of a logged metric says of it."""
+"""What the name of a logged metric says of it, and how code names a module."""
 
 from __future__ import annotations
 
@@ -49,3 +49,8 @@ def of_validation(name: str) -> bool:
     """Tell whether a name is of validation data, as far as it says."""
     found = words(name)
     return any(w.startswith(("val", "dev", "eval", "test")) for w in found)
+
+
+def expression(path: str) -> str:
+    """Return what to type for a module: ``"metrics.2.f1"`` -> ``"self.metrics[2].f1"``."""
+    return "self" + "".join(f"[{p}]" if p.isdigit() else f".{p}" for p in path.split("."))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,6 +69,7 @@ from lightning_debug.taps.modes import ModeTap
 from lightning_debug.taps.muted import MutedTap
 from lightning_debug.taps.nonlinear import NonlinearTap
 from lightning_debug.taps.precision import PrecisionTap
+from lightning_debug.taps.ranks import RankTap
 from lightning_debug.taps.recurrent import RecurrentTap
 from lightning_debug.taps.replay import ReplayTap
 from lightning_debug.taps.schedules import Course, ScheduleTap
@@ -78,6 +80,7 @@ from lightning_debug.taps.terms import TermTap
 from lightning_debug.taps.thresholds import ThresholdTap
 from lightning_debug.taps.trace import Cut, Frame, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
+from lightning_debug.taps.uncounted import UncountedSteps
 from lightning_debug.taps.updates import UpdateDraft, UpdateTap
 from lightning_debug.taps.wiring import Wiring
 from lightning_debug.validation_observer import ValidationObserver
@@ -99,7 +102,7 @@ class _Look:
     losses: list[tuple[int, Entry]] = field(default_factory=list)
     gradients: list[tuple[Optimizer, GradientDraft]] = field(default_factory=list)
     updates: list[UpdateDraft] = field(default_factory=list)
-    stepped: set[int] = field(default_factory=set)
+    stepped: Counter[int] = field(default_factory=Counter)
     still: dict[str, Entry] = field(default_factory=dict)
     ran: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
@@ -123,6 +126,7 @@ class Observer:
         seeded: Whether somebody has seeded the random numbers.
         loader: What is known of the training data.
         alone: Whether this is the only process of the run.
+        ranks: Compares this process with the others; None where there are none.
         ties: Names of parameters that were one when the trainer got the model.
         probes: Experiments on a copy of the model; None for none.
         plan: What the run is set up to do; its optimizers are filled in.
@@ -146,6 +150,7 @@ class Observer:
         seeded: bool = True,
         loader: Loader | None = None,
         alone: bool = True,
+        ranks: RankTap | None = None,
         ties: Iterable[tuple[str, ...]] = (),
         probes: Probes | None = None,
         plan: Plan | None = None,
@@ -161,6 +166,7 @@ class Observer:
         self._resumed = resumed
         self._seeded = seeded
         self._wiring = Wiring(model, optimizers, scheduled)
+        self._uncounted = UncountedSteps(self._wiring)
         self._trace = Trace({})
         self._batch = BatchTap()
         self._norms = BatchNormTap(self._trace, model)
@@ -233,6 +239,8 @@ class Observer:
         self._kept: deque[tuple[int, Tensor]] = deque(maxlen=LOSSES_KEPT)
         self._look: _Look | None = None
         self._sent: _Look | None = None
+        self._ranks = ranks
+        self._shared: _Look | None = None
         self._clock = Clock()
         self._step = self._epoch = 0
         self._batch_now: Any = None
@@ -242,7 +250,6 @@ class Observer:
         self._idle = 0
         self._stepping = False
         self._handles: list[RemovableHandle] = []
-        self._mode_on = False
         self._stance: Any = None
 
     def _drawing_taps(self, model: Module) -> list[LookTap]:
@@ -257,8 +264,15 @@ class Observer:
             FilterTap(model),
         ]
 
+    @property
+    def uncounted(self) -> int:
+        """Return the optimizer updates that were made and that the trainer has not counted."""
+        return self._uncounted.made
+
     def start(self, step: int, epoch: int) -> None:
         """Measure the state before the first step."""
+        if self._resumed:
+            self._schedule.resume(step)
         self._measure_start(step, epoch)
         with self._contain("the plan of the run"):
             optimizers = self._wiring.plan()
@@ -301,6 +315,7 @@ class Observer:
             epoch: Epoch, counted from 0.
             updates: Whether an optimizer step is expected in this batch.
         """
+        self.break_off()
         self._read()
         if self._probes is not None:
             with self._contain("the experiments on a copy"):
@@ -326,6 +341,7 @@ class Observer:
         self._idle -= 1
         if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
             return
+        self._conclude()
         self._look = _Look(step, epoch, index, first)
         self._looks += 1
         if self._probes is not None:
@@ -334,6 +350,15 @@ class Observer:
                 self._probes.looks_at(batch, wants=wants, draws=draws)
         with self._contain("opening the taps"):
             self._open(batch)
+
+    def break_off(self) -> None:
+        """Forget a look of which the batch never ended, as after a StopIteration."""
+        if self._look is not None:
+            self._close()
+
+    def forward_ends(self) -> None:
+        """The loss of an automatic step is there; what comes now belongs to the optimizer."""
+        self._pause()
 
     def before_backward(self, loss: Tensor, value: Tensor) -> None:
         """Take the loss apart that backward starts from, and close the taps on the forward pass.
@@ -383,7 +408,7 @@ class Observer:
 
     def _pause(self) -> None:
         if self._look:
-            self._functions.listening = False
+            self._functions.pause()
             self._forward.pause()
             self._dropped.end()
 
@@ -396,7 +421,8 @@ class Observer:
             for tap in self._working():
                 with self._contain(tap.name), self._functions.deaf():
                     tap.after_backward()
-            self._functions.listening = self._contain.works("the tap on functions")
+            if self._contain.works("the tap on functions"):
+                self._functions.resume()
             self._forward.pause(not self._contain.works("the tap on modules"))
 
     def before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -430,11 +456,12 @@ class Observer:
             with self._contain(tap.name), self._functions.deaf():
                 tap.before_step(optimizer)
 
-    def batch_end(self, loss: Tensor | None, *, last: bool = False) -> None:
+    def batch_end(self, loss: Tensor | None, step: int, *, last: bool = False) -> None:
         """Keep the loss of the batch, if there is one; at a look, close the taps and send.
 
         Args:
             loss: The loss of the batch.
+            step: Optimizer updates made by now.
             last: Whether the epoch ends with it.
         """
         wanted = last and self._session.wants(Connections)
@@ -449,8 +476,13 @@ class Observer:
             self._clock.stop(looked=False)
             return
         self._close()
+        if look.stepped and step == look.step and not self._plan.automatic:
+            with self._contain("the count of optimizer steps"):
+                self._uncounted.begin(look.stepped.total())
         if look.stepped:
-            self._schedule.looked(look.step, self._clock.cost)
+            # All processes have to look at the same steps.
+            cost = self._ranks.cost if self._ranks else self._clock.cost
+            self._schedule.looked(look.step, cost)
             self._fruitless = 0
         else:
             # Manual optimization may accumulate, so look on until a step comes; but not for ever.
@@ -475,17 +507,22 @@ class Observer:
             ledger.send()
             ledger.settle()
             # Those of a look that is on its way are not kept any more.
-            waiting = self._sent.losses if self._sent else []
-            if self._sent:
-                self._sent.ledger.settle()
-            losses.extend((at, entry.value) for at, entry in (*waiting, *noted))
+            waiting = [look for look in (self._shared, self._sent) if look is not None]
+            for look in waiting:
+                look.ledger.settle()
+            sent = [loss for look in waiting for loss in look.losses]
+            losses.extend((at, entry.value) for at, entry in (*sent, *noted))
         return tuple(losses)
 
     def close(self, step: int, epoch: int, *, completed: bool) -> None:
         """Close the taps, whatever state they are in, and observe what is left."""
+        self._uncounted.end()
         self._close()
         self.validation.close()
         self._read()
+        if self._ranks is not None and not (completed or self._ranks.arrived):
+            self._ranks.forget()
+        self._conclude()
         if self._kept:
             with self._contain("reading the last losses"):
                 ledger = Ledger()
@@ -516,6 +553,7 @@ class Observer:
 
     def abandon(self) -> None:
         """Close the taps and forget what they saw, after a failure of ours."""
+        self._uncounted.end()
         self._close()
         self.validation.close()
         self._kept.clear()
@@ -532,7 +570,10 @@ class Observer:
             return
         works, wants = self._contain.works, self._session.wants
         self._wiring.refresh()
-        self._trace.paths = self._wiring.paths()
+        self._trace.begin(self._wiring.paths(), self._wiring.parameters)
+        if self._ranks is not None:
+            with self._talking():
+                self._ranks.begin(look.ledger)
         silent = (self._wiring.parameters.get(name) for name in self._silent)
         self._trace.suspects = {id(parameter) for parameter in silent if parameter is not None}
         self._losses.begin(look.ledger, batch, replay=look.first and not self._resumed)
@@ -566,8 +607,7 @@ class Observer:
         if works("the tap on modules") and forward:
             self._forward.begin(look.ledger, backward=wants(Backward))
         if works("the tap on functions") and (forward or wants(DataFlow)):
-            self._functions.__enter__()  # type: ignore[no-untyped-call]  # torch's
-            self._mode_on = self._functions.listening = True
+            self._functions.open()
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -592,7 +632,7 @@ class Observer:
             return
         with self._contain("the tap on updates"), self._functions.deaf():
             if self._wiring.add(optimizer):
-                look.stepped.add(id(optimizer))
+                look.stepped[id(optimizer)] += 1
                 if self._session.wants(Updates) and self._contain.works("the tap on updates"):
                     look.updates.append(self._updates.measure(optimizer, look.ledger))
         if id(optimizer) in look.stepped:
@@ -620,17 +660,17 @@ class Observer:
         for tap in self._working():
             with self._contain(tap.name), self._functions.deaf():
                 tap.end()
-        self._forward.end()
+        with self._contain("the tap on modules"), self._functions.deaf():
+            self._forward.end()
+        with self._contain("the tap on functions"), self._functions.deaf():
+            self._nonlinear.end()
         self._losses.end()
         self._entries.end()
         self._dropped.end()
         self._chains.end()
         self.validation.note(self._classes.take())
         self._terms.end()
-        self._functions.listening = False
-        if self._mode_on:
-            self._functions.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._mode_on = False
+        self._functions.close()
         if self._stance is not None:
             self._stance.__exit__(None, None, None)
             self._stance = None
@@ -645,14 +685,48 @@ class Observer:
         self._trace.clear()
 
     def _read(self) -> None:
+        """Take the numbers of a look, if there was one, and show them; in one process at once."""
         look, self._sent = self._sent, None
+        if look is not None:
+            with self._contain("reading the numbers of a look"):
+                look.ledger.settle()
+                self._shared = look
+                if self._ranks is not None:
+                    self._share(look)
+        if self._ranks is None or self._ranks.arrived or not self._ranks.waiting:
+            self._conclude()
+
+    def _share(self, look: _Look) -> None:
+        """Start to add up the numbers of a look over all processes."""
+        if self._ranks is not None:
+            with self._talking():
+                drafts = [draft for _, draft in look.gradients]
+                mark, cost = self._batch.mark(), self._clock.cost
+                self._ranks.send(look.step, look.epoch, drafts, look.updates, mark, cost)
+
+    def _conclude(self) -> None:
+        """Show the numbers of a look, once those of the other processes have come, or too late."""
+        look, self._shared = self._shared, None
         if look is None:
             return
+        ranks = None
+        if self._ranks is not None:
+            with self._talking():
+                ranks = self._ranks.take()
         with self._contain("reading the numbers of a look"):
-            look.ledger.settle()
             for obs in self._observations(look):
                 self._show(obs)
+            if ranks is not None:
+                self._show(ranks)
             self._session.end_look(look.step, look.epoch)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Contain what fails between processes; who does not answer is not asked again."""
+        with self._contain(RankTap.name):
+            yield
+        if not self._contain.works(RankTap.name):
+            self._ranks = None
 
     def _observations(self, look: _Look) -> Iterable[Observation]:
         where: dict[str, int] = {"step": look.step, "epoch": look.epoch}
@@ -696,7 +770,7 @@ class Observer:
         yield Activations(
             **where,
             modules=modules,
-            nonlinear=self._nonlinear.observations(),
+            nonlinear=self._nonlinear.observations(self._forward.again),
             batch_finite=self._batch.finite,
             harmful=not skipped and (not loss_finite or bool(broken)),
         )

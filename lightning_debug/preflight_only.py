@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 
 from lightning_debug.environment import ANSWER
-from lightning_debug.suite import Section
+from lightning_debug.section import Section
 from lightning_debug.trial_run import before
 
 

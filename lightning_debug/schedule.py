@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 DEFAULT_EVERY = 50
+# Patience is that long: what is wrong is told soon after training goes on.
+DENSE_AGAIN = 8
 
 
 @dataclass
@@ -41,6 +43,10 @@ class Schedule:
     def due(self, update: int) -> bool:
         """Tell whether to look at the update with this number, counted from 0."""
         return update >= self._next
+
+    def resume(self, update: int) -> None:
+        """Look at each of a few updates from this one on, as training goes on with it."""
+        self.dense = max(self.dense, update + DENSE_AGAIN)
 
     def looked(self, update: int, cost: float = 0.0) -> None:
         """Plan the next look after one at ``update``.

@@ -17,6 +17,7 @@ from lightning_debug.look import Look
 from lightning_debug.observation import KINDS, Losses, Observation, RunEnd, Validation, hook
 from lightning_debug.picture import Picture
 from lightning_debug.registry import matches
+from lightning_debug.resumption import Earlier, packed
 from lightning_debug.sinks.sink import RunInfo, RunState, Sink
 
 SHORTEST_RUN = 6
@@ -37,6 +38,7 @@ class Session:
         select, ignore: ``name``, ``section`` or either with ``:place-glob``.
         draws: Whether pictures are wanted, where a sink can show them.
         experiments: Returns those that were made so far.
+        others: Returns what other processes have found, with their ranks, once each.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Session:
         contain: Containment | None = None,
         draws: bool = False,
         experiments: Callable[[Session], Sequence[Experiment]] = lambda session: (),
+        others: Callable[[], Iterable[tuple[int, Finding]]] = tuple,
     ) -> None:
         self.contain = contain or Containment()
         self._checks = [copy.deepcopy(check) for check in checks]
@@ -72,6 +75,8 @@ class Session:
         self._ended_looks = 0
         self._draws = draws
         self._experiments = experiments
+        self._others = others
+        self._earlier = Earlier()
         self.closed = False
 
     @property
@@ -87,6 +92,15 @@ class Session:
     def draws(self) -> bool:
         """Tell whether pictures are wanted; if not, do not make them."""
         return self._draws and any(sink.draws and self._receives(sink) for sink in self._sinks)
+
+    def resume(self, earlier: Earlier) -> None:
+        """Go on with a run: what was told before keeps the step at which it was first seen."""
+        self._earlier = earlier
+
+    def packed(self) -> dict[str, Any]:
+        """Return what the run that goes on from here is to know; also of what came before."""
+        told = worst_first((dict(self._earlier.findings) | self._told).values())
+        return packed(told, self._earlier.looks + self._ended_looks)
 
     def found(self, kind: type[Observation]) -> tuple[str, ...]:
         """Return the names of the findings that were told by checks that ask for this kind."""
@@ -124,6 +138,37 @@ class Session:
             with self.contain("the end of the session"):
                 self._tell_of_short_run()
 
+    def _hear_others(self) -> None:
+        with self.contain("the findings of other processes"):
+            for rank, finding in self._others():
+                self._hear(finding, rank)
+
+    def _hear(self, finding: Finding, rank: int) -> None:
+        """Tell what another process has found and this one has not, or only later."""
+        check = next((c for c in self._checks if c.name() == finding.name), None)
+        if check is None:
+            return
+        known = self._ripe[finding.name]
+        news = {
+            place: replace(
+                finding,
+                where=place,
+                places=(),
+                message=f"On rank {rank}: {finding.message}",
+                evidence={**finding.evidence, "rank": str(rank)},
+                caused_by="",
+            )
+            for place in finding.places
+            if place not in known or finding.step < known[place].step
+        }
+        if news:
+            known.update(news)
+            # What another process saw first is where it comes from, not a symptom.
+            after = [c for c in self._checks if finding.name in c.causes()]
+            told = [self._told[c.name()] for c in after if c.name() in self._told]
+            root = any(symptom.step >= finding.step for symptom in told)
+            self._tell(check, list(known.values()), root=root)
+
     def picture(self, picture: Picture) -> None:
         """Hand a picture to the sinks."""
         for sink in self._sinks:
@@ -131,7 +176,8 @@ class Session:
                 self._to(sink, "picture", picture)
 
     def end_look(self, step: int, epoch: int) -> None:
-        """Hand the numbers of this look to the sinks."""
+        """Hand the numbers of this look to the sinks; hear what other processes have found."""
+        self._hear_others()
         if self._scalars:
             counts = Counter(str(f.severity) for f in self._told.values() if not f.caused_by)
             self._scalars |= {f"findings/{word}": float(n) for word, n in counts.items()}
@@ -149,6 +195,8 @@ class Session:
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Close the sinks, and tell them what was logged last."""
+        self._hear_others()
+        self._hear_others()  # those that would have waited for another look
         self.closed = True
         if self._losses:
             self._scalars, self._layers = {}, {}  # of no whole look
@@ -224,17 +272,20 @@ class Session:
         mine = [p for p in self._select if p.partition(":")[0] in (finding.name, section)]
         return not mine or any(matches(pattern, finding, section) for pattern in mine)
 
-    def _tell(self, check: Check, places: list[Finding]) -> None:
+    def _tell(self, check: Check, places: list[Finding], *, root: bool = False) -> None:
         before = self._told.get(check.name())
         # The first place told stays in front, unless a worse one has come.
         places.sort(key=lambda finding: -finding.severity.rank)
         finding = merge(places)
-        if before:
-            finding = replace(finding, step=before.step, epoch=before.epoch, count=before.count + 1)
+        seen = before or self._earlier.findings.get(finding.name)
+        if seen:
+            first = min(seen, finding, key=lambda f: f.step)
+            finding = replace(finding, step=first.step, epoch=first.epoch, count=seen.count + 1)
         # What has become an alarm since has its causes and symptoms looked for anew.
-        worse = before is None or before.severity < finding.severity
-        finding = replace(finding, caused_by=before.caused_by if before else "")
-        if worse and not finding.caused_by:
+        worse = root or before is None or before.severity < finding.severity
+        known = before.caused_by if before and not root else ""
+        finding = replace(finding, caused_by=known)
+        if worse and not (known or root):
             finding = replace(finding, caused_by=self._cause(check))
         self._told[finding.name] = finding
         self._emit(finding, new=before is None)

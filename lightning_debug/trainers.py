@@ -51,6 +51,12 @@ def updates(trainer: pl.Trainer, module: pl.LightningModule, batch_idx: int) -> 
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
+def resumed(trainer: pl.Trainer) -> bool:
+    """Tell whether training goes on: from a checkpoint, or after an earlier fit."""
+    # Steps of optimizers without Lightning's wrapper are not counted; epochs are.
+    return trainer.ckpt_path is not None or trainer.global_step > 0 or trainer.current_epoch > 0
+
+
 def course(trainer: pl.Trainer) -> Course:
     """Return what schedulers of the run have to do with."""
     callbacks = getattr(trainer, "callbacks")  # noqa: B009 - set, not declared
@@ -98,6 +104,27 @@ def watchers(trainer: pl.Trainer) -> list[Watcher]:
             name = type(config.scheduler).__name__
             found.append(Watcher(name=name, monitor=monitor, mode=str(mode), guards=False))
     return found
+
+
+def replicates(trainer: pl.Trainer) -> bool:
+    """Tell whether each process has a whole model, whose gradients are averaged."""
+    return hasattr(trainer.strategy.model, "parameters_to_ignore")
+
+
+def replica(trainer: pl.Trainer) -> Callable[[str], bool]:
+    """Return what tells by name whether the strategy keeps a tensor equal in all processes."""
+    strategy = trainer.strategy
+    if not replicates(trainer) or getattr(strategy, "_model_averager", None) is not None:
+        return lambda name: False
+    # What wraps the model averages the gradients of all but these.
+    ignored = getattr(strategy.model, "parameters_to_ignore", ())
+    return lambda name: name not in ignored
+
+
+def part(trainer: pl.Trainer) -> int:
+    """Return which part of the data this process is given."""
+    settings = trainer.distributed_sampler_kwargs or {}
+    return int(settings.get("rank", trainer.global_rank))
 
 
 def log_dir(trainer: pl.Trainer) -> Path:

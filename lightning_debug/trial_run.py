@@ -30,10 +30,11 @@ from lightning_debug.experiments.isolation import seed as reseed
 from lightning_debug.experiments.replica import twin
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.nested import NAMESPACES, namespace, quiet_trainer, quietly
+from lightning_debug.section import Section
 from lightning_debug.sinks.console import report
 from lightning_debug.sinks.experiments import table
 from lightning_debug.sinks.progress import Progress
-from lightning_debug.suite import DebugSuite, Section
+from lightning_debug.suite import DebugSuite
 
 STEPS = 20
 # What judges how long the run is: a preflight is short, whatever the run will be.

@@ -12,7 +12,8 @@ import pytest
 from lightning_debug import checks, registry
 from lightning_debug.check import Check
 from lightning_debug.observation import KINDS, hook
-from lightning_debug.suite import DebugSuite, Section
+from lightning_debug.section import Section
+from lightning_debug.suite import DebugSuite
 
 TESTS = Path(__file__).parent
 CHECKS = list(registry.all_checks().values())

@@ -7,7 +7,7 @@ from unittest.mock import sentinel
 import pytest
 
 from lightning_debug.check import Check
-from lightning_debug.finding import Severity
+from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Gradients, Losses, RunEnd, Updates, Validation
 from lightning_debug.picture import Histogram
 from lightning_debug.session import Session
@@ -414,3 +414,60 @@ def test_more_of_the_record_goes_to_all_sinks():
     sink = Everything()
     Session([], [sink]).record({"git": {"commit": "abc"}})
     assert sink.records == [{"git": {"commit": "abc"}}]
+
+
+def elsewhere(name, *places, step=3):
+    return Finding(
+        name=name,
+        severity=Severity.WARNING,
+        message="Seen.",
+        where=places[0],
+        places=places,
+        step=step,
+    )
+
+
+def hearing(*found):
+    """Return a session that hears these findings of the process of rank 1 at its first look."""
+    waiting = [(1, finding) for finding in found]
+
+    def others():
+        told, waiting[:] = list(waiting), []
+        return told
+
+    return Session([Orphan(), Rising()], others=others)
+
+
+def test_what_only_another_process_has_found_is_told_with_its_rank():
+    session = hearing(elsewhere("orphan", "a"))
+    session.end_look(4, 0)
+    (finding,) = session.findings
+    assert finding.message == "On rank 1: Seen."
+    assert (finding.evidence["rank"], finding.step, finding.where) == ("1", 3, "a")
+
+
+def test_what_both_have_found_is_told_once_and_as_ones_own():
+    session = hearing(elsewhere("orphan", "a", "b", step=9))
+    run(session, look("a", step=5))
+    session.end_look(9, 0)
+    (finding,) = session.findings
+    assert (finding.message, finding.step) == ("a is alone. The same holds for b.", 5)
+    assert set(finding.places) == {"a", "b"}
+    assert "rank" not in finding.evidence
+
+
+def test_what_another_process_has_found_first_is_the_cause():
+    session = hearing(elsewhere("orphan", "a", step=1))
+    run(session, losses(2.0, step=2))
+    session.close()
+    assert [(f.name, f.caused_by) for f in session.findings] == [
+        ("orphan", ""),
+        ("rising", "orphan"),
+    ]
+
+
+def test_findings_of_checks_that_do_not_run_here_are_not_told():
+    session = hearing(elsewhere("of-another-version", "a"))
+    session.end_look(1, 0)
+    assert not session.findings
+    assert not session.contain.failures

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_debug.taps.statistics import sample, tensors_in
+from lightning_debug.taps.statistics import PLAIN, bare, sample, tensors_in
 
 COUNTED = 4096
 
@@ -32,7 +32,7 @@ def detached(batch: Any) -> Any:
         if type(value) is dict:
             return {key: twin(item) for key, item in value.items()}
         if isinstance(value, Tensor):
-            return value.detach().clone()
+            return _kept(value, lambda t: t.detach().clone())
         try:
             return copy.deepcopy(value)
         except Exception as error:
@@ -57,7 +57,7 @@ def duplicate(value: Any) -> Any:
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return the same structure with each tensor changed; other leaves are copied."""
     if isinstance(value, Tensor):
-        return change(value)
+        return _kept(value, change)
     if isinstance(value, Mapping):
         changed = {key: mapped(item, change) for key, item in value.items()}
         return changed if type(value) is dict else _rebuilt(value, changed)
@@ -74,12 +74,27 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def sliceable(batch: Any) -> list[Tensor]:
+    """Return the tensors of a batch that have axes.
+
+    Raises:
+        NotApplicableError: If there is one that cannot be cut along an axis.
+    """
+    tensors = list(tensors_in(batch))
+    if any(t.is_nested or t.layout is not torch.strided for t in tensors):
+        raise NotApplicableError("the batch holds sparse or nested tensors")
+    return [tensor for tensor in tensors if tensor.ndim]
+
+
 def samples(batch: Any) -> int:
     """Return the number of samples; 0 where the tensors do not agree on one.
 
     They agree where all that have an axis have a first one of the same length.
+
+    Raises:
+        NotApplicableError: If there is a tensor that cannot be cut.
     """
-    sizes = Counter(t.shape[0] for t in tensors_in(batch) if t.ndim)
+    sizes = Counter(tensor.shape[0] for tensor in sliceable(batch))
     return next(iter(sizes)) if len(sizes) == 1 else 0
 
 
@@ -111,10 +126,22 @@ def distinct(tensor: Tensor) -> int:
     return len(set(sample(tensor, COUNTED).tolist()))
 
 
+def _kept(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a changed tensor that has kept a class of the user's own, and what hangs on it."""
+    values = tensor if type(tensor) in PLAIN else bare(tensor)
+    if type(values) is type(tensor):
+        return change(tensor)
+    with torch._C.DisableTorchFunctionSubclass():
+        twin: Tensor = change(values).as_subclass(type(tensor))
+    twin.__dict__.update(vars(tensor))
+    return twin
+
+
 def _rebuilt(value: Mapping[Any, Any], changed: dict[Any, Any]) -> Any:
     twin = copy.copy(value)
     try:
-        twin.update(changed)  # type: ignore[attr-defined]  # UserDict, BatchEncoding and the like
+        for key, item in changed.items():  # the one way that all of them have
+            twin[key] = item  # type: ignore[index]  # UserDict, BatchEncoding, ModelOutput
     except (AttributeError, TypeError):
         return changed
     return twin

@@ -65,7 +65,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         """Listen."""
-        for module in self._replica.module.modules():
+        for module in self._replica.modules():
             self._handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
         return self

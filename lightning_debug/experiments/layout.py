@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_debug.experiments.batches import mapped
+from lightning_debug.experiments.batches import mapped, sliceable
 from lightning_debug.experiments.calls import Call
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.taps.statistics import tensors_in
@@ -30,7 +30,7 @@ class Samples:
 
     def __init__(self, replica: Replica, batch: Any) -> None:
         self.batch = batch
-        tensors = [t for t in tensors_in(batch) if t.ndim]
+        tensors = sliceable(batch)
         if not tensors:
             raise NotApplicableError("the batch holds no tensors")
         loader = getattr(replica.module.__dict__.get("_trainer"), "train_dataloader", None)

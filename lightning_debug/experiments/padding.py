@@ -189,6 +189,8 @@ class _Cut:
     def _changed(self, before: Tensor, after: Tensor) -> float:
         if not before.is_floating_point() or not before.numel() or before.ndim != after.ndim:
             return 0.0
+        if not before.ndim:
+            return 0.0  # a loss beside the output
         count = len(self._lengths)
         sizes = before.shape[0] // count, after.shape[0] // count
         flat = before.shape[0] % count == 0 and after.shape[0] % count == 0

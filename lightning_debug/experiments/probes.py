@@ -163,6 +163,8 @@ class Probes:
         validation: A batch of validation data; None where there is none yet.
         announce: Entered, with its name, while an experiment is made.
         skippable: Whether Ctrl-C ends the experiment that is made, and not the run.
+        alone: Entered while the code of the user runs on a copy, where there are processes that
+            do not make the experiment and must not be waited for.
 
     Attributes:
         made: The experiments so far, in order.
@@ -182,6 +184,7 @@ class Probes:
         validation: Any = None,
         announce: Callable[[str], AbstractContextManager[Any]] = nullcontext,
         skippable: bool = False,
+        alone: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._model = model
         self._optimizers = optimizers
@@ -193,6 +196,7 @@ class Probes:
         self._validation = validation
         self._announce = announce
         self._skippable = skippable
+        self._alone = alone
         self.made: list[Made] = []
         self._half = False
         self._traces = TRACES
@@ -334,7 +338,7 @@ class Probes:
         begun = time.monotonic()
         with contain(_part(kind)):
             try:
-                with self._announce(TITLES[kind]):
+                with self._alone(), self._announce(TITLES[kind]):
                     obs = make(*args, step=step, epoch=epoch)
             except NotApplicableError as reason:
                 obs = _skipped(kind, step, epoch, str(reason))
@@ -461,7 +465,7 @@ class Probes:
         """Find the operation that makes NaN of a batch, while the weights are still finite."""
         self._traces -= 1
         try:
-            with self._copy() as replica:
+            with self._alone(), self._copy() as replica:
                 obs = provenance.birth(replica, batch, step=step, epoch=epoch)
             self._traces = 0
             return obs

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
@@ -78,6 +79,8 @@ class RateTrials:
     def start(self) -> None:
         """Keep the initial weights."""
         tensors = self._tensors()
+        if any(map(is_lazy, tensors)):
+            return
         if len(self._optimizers) == 1 and sum(t.numel() for t in tensors) <= MOST_WEIGHTS:
             self._initial = [t.detach().clone() for t in tensors]
 

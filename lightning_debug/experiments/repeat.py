@@ -200,7 +200,7 @@ def _listening(replica: Replica, listen: bool) -> Iterator[list[_Event]]:
             events.append(_Event(path, running[-1], False, _digest(out)))
 
     handles = []
-    for module in replica.module.modules():
+    for module in replica.modules():
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, with_kwargs=True))
     try:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +30,7 @@ from lightning_debug.experiments.state import DATA, Contents, Outside, is_state
 from lightning_debug.taps.statistics import tensors_in
 
 # Parameters, gradients, a snapshot and the work itself, all in float64.
+OURS = "lightning_debug."
 COPIES = 10
 SEED = 1
 MOST_ITEMS = 10_000
@@ -78,6 +80,8 @@ class Replica:
     ) -> None:
         _require_precision(model)
         _require_memory(model)
+        if optimizers:
+            _require_steps(model)
         self.dtype = dtype
         self.evaluating = False
         self.seed = SEED
@@ -108,6 +112,10 @@ class Replica:
     def optimizers(self) -> Sequence[OptimizerStandIn]:
         """Return the stand-ins for the optimizers."""
         return self._optimizers
+
+    def modules(self) -> list[Module]:
+        """Return the modules of the copy that take hooks; scripted ones take none."""
+        return [m for m in self.module.modules() if not isinstance(m, torch.jit.ScriptModule)]
 
     def paths(self) -> dict[int, str]:
         """Return the path of each module of the copy by identity."""
@@ -313,6 +321,8 @@ class _Snapshot:
     def restore(self) -> None:
         """Bring everything back."""
         for tensor, values in self.tensors:
+            if tensor.shape != values.shape:  # observers of ranges grow when they first run
+                tensor.resize_(values.shape)
             tensor.copy_(values)
             tensor.grad = None
         for parameter, trained in self._trained:
@@ -477,7 +487,7 @@ def _require_memory(model: Module) -> None:
     """Refuse a copy that would take more than half of the memory that is free."""
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
-    if device.type == "meta":
+    if device.type == "meta" or any(map(is_lazy, tensors)):
         raise NotApplicableError("the model has no values yet")
     if any(hasattr(t, "to_local") or t.is_quantized for t in tensors):
         raise NotApplicableError("the parameters are sharded or quantised")
@@ -487,6 +497,13 @@ def _require_memory(model: Module) -> None:
     if needed > free / 2:
         sizes = f"{needed / 2**30:.1f} GiB of {free / 2**30:.1f}"
         raise NotApplicableError(f"a copy would take {sizes}")
+
+
+def _require_steps(model: Module) -> None:
+    """Refuse a copy that trains otherwise: hooks on parameters are not copied."""
+    hooks = (h for p in model.parameters() for h in (p._post_accumulate_grad_hooks or {}).values())
+    if any(not str(getattr(hook, "__module__", "")).startswith(OURS) for hook in hooks):
+        raise NotApplicableError("hooks on the parameters step them during the backward pass")
 
 
 def _big(value: Any) -> Iterator[int]:

@@ -118,7 +118,7 @@ def heard(
 
     ear, paths = _Ear(trial, running, normed), replica.paths()
     handles: list[RemovableHandle] = []
-    for module in replica.module.modules():
+    for module in replica.modules():
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, with_kwargs=True))
     try:

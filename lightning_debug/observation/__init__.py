@@ -37,6 +37,7 @@ from lightning_debug.observation.data import (
     TargetCall,
     Validation,
     ValidationPrints,
+    same_order,
 )
 from lightning_debug.observation.dropouts import DropoutCall, Dropouts, LostProbability
 from lightning_debug.observation.loss import (
@@ -78,6 +79,7 @@ from lightning_debug.observation.probes import (
     PaddingUse,
     ReadPadding,
 )
+from lightning_debug.observation.ranks import Ranks, RankTensor
 from lightning_debug.observation.rates import RateArm, RateTrial, StepResponse
 from lightning_debug.observation.schedules import RateState, Schedules, ScheduleState
 from lightning_debug.observation.start import ParameterStart, RunEnd, RunStart
@@ -164,6 +166,8 @@ __all__ = [
     "Plan",
     "Precision",
     "Predictions",
+    "RankTensor",
+    "Ranks",
     "RateArm",
     "RateState",
     "RateTrial",
@@ -192,6 +196,7 @@ __all__ = [
     "WholeLoss",
     "hook",
     "owner",
+    "same_order",
 ]
 
 # In the order in which the observations of one look are shown.
@@ -229,6 +234,7 @@ KINDS: tuple[type[Observation], ...] = (
     Validation,
     Tracking,
     KeptGraphs,
+    Ranks,
     Baselines,
     ShuffledLabels,
     RunEnd,

@@ -20,6 +20,7 @@ class Loader:
         order: ``"sequential"``, ``"random"``, or ``"own"`` for a sampler that torch does not have.
         workers: Number of its worker processes.
         overfit: Whether the trainer was told to overfit a few batches.
+        shares: Whether its sampler or dataset shuffles, and knows of several processes.
         shared: Share of the validation samples that are training samples by construction (one
             dataset, indices, memory); 0 where none are known to be.
     """
@@ -31,6 +32,7 @@ class Loader:
     order: str = "own"
     workers: int = 0
     overfit: bool = False
+    shares: bool = False
     shared: float = 0.0
 
 
@@ -114,6 +116,7 @@ class Batch(Observation):
         workers: Samples at the same position of this batch and the one before it.
         worker_labels: The same for their targets.
         targets: What predictions were held against.
+        picked: Whether the step picked the samples among them from a larger tensor of the batch.
         broken: Tensors of batches between the looks that are not finite; searched for only once
             a loss was not finite.
         starts: First batches of the epochs since the last look.
@@ -127,6 +130,7 @@ class Batch(Observation):
     workers: Comparison | None = None
     worker_labels: Comparison | None = None
     targets: tuple[TargetCall, ...] = ()
+    picked: bool = False
     broken: tuple[BrokenTensor, ...] = ()
     starts: tuple[EpochStart, ...] = ()
 
@@ -217,3 +221,16 @@ class Validation(Observation):
     loss: float = float("nan")
     losses: tuple[tuple[int, float], ...] = ()
     prints: tuple[ValidationPrints, ...] = ()
+
+
+def same_order(
+    first: Mapping[int, Mapping[str, float]], last: Mapping[int, Mapping[str, float]]
+) -> bool:
+    """Tell whether a tensor that differs from batch to batch is the same in both epochs."""
+    common = sorted(first.keys() & last.keys())
+    for path in first[common[0]] if common else ():
+        one = [first[index].get(path, math.nan) for index in common]
+        other = [last[index].get(path, math.nan) for index in common]
+        if len(set(one)) == len(one) and one == other:
+            return True
+    return False

@@ -224,6 +224,15 @@ CHECKLIST: Mapping[str, tuple[Point, ...]] = {
             title="A step, made again, gives the same result",
             questions=ask("nondeterministic-step", experiment="one step made twice"),
         ),
+        Point(
+            title="The processes train one model, each on data of its own",
+            questions=ask(
+                "ranks-diverged",
+                "ranks-same-data",
+                "sampler-epoch-not-set",
+                needs="several processes",
+            ),
+        ),
         Point(title="Memory does not grow from step to step", questions=ask("memory-growth")),
         Point(title="Random numbers are seeded", questions=ask("unseeded-run")),
         Point(title="The code is recorded: commit and changes", shows="code"),

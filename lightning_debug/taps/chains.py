@@ -137,7 +137,8 @@ class ChainTap(Listener):
             else:
                 way.layer.elsewhere = True
                 products = name in PRODUCTS or name in GATES
-                way.layer.multiplied |= products and len(others) > 1
+                # A gate multiplies two halves of what it is given.
+                way.layer.multiplied |= name == "glu" or (products and len(others) > 1)
                 if keeps or name in SPLITS:
                     for tensor in outputs:
                         self._note(tensor, _Way(weakref.ref(tensor), way.layer, whole=False))
@@ -251,7 +252,8 @@ class ChainTap(Listener):
         return self._trace.marked(tensor).material is Material.WEIGHTS
 
     def _label(self, weight: Tensor, name: str) -> str:
-        known = self._names.get(id(weight), "") if isinstance(weight, Parameter) else ""
+        own = isinstance(weight, Parameter)
+        known = self._names.get(id(self._trace.own(weight)), "") if own else ""
         if known:
             return (known.endswith(".weight") and owner(known)) or known
         return self._trace.place or f"training_step > {name}"

@@ -23,6 +23,7 @@ from lightning_debug.taps.statistics import (
     PARAMETER_SAMPLE,
     dense,
     foreach_norm,
+    local,
     norm,
     on_host,
     sample,
@@ -265,7 +266,7 @@ class ClippingTap(LookTap, Listener):
                 size: float | Tensor = math.sqrt(float(np.dot(values, values)))
         else:
             with torch.no_grad():
-                size = norm(gradient)
+                size = norm(local(gradient))
         self._passed.setdefault(id(optimizer), deque(maxlen=PASSED)).append((self._step, size))
 
     def _noted(self, optimizer: Optimizer, ledger: Ledger) -> list[tuple[int, Entry]]:

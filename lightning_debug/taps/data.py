@@ -22,6 +22,7 @@ from lightning_debug.observation import (
 )
 from lightning_debug.taps import fingerprints, relations
 from lightning_debug.taps.entries import EntryTap
+from lightning_debug.taps.ranks import Batchmark
 from lightning_debug.taps.relations import LEAST
 from lightning_debug.taps.statistics import ACTIVATION_SAMPLE, dense, sample, total
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -52,6 +53,10 @@ def named_tensors(value: Any, path: str = "batch", depth: int = 3) -> Iterator[t
     elif depth and hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
             yield from named_tensors(getattr(value, name, None), f"{path}.{name}", depth - 1)
+    elif depth and hasattr(value, "__dict__"):
+        for name, item in vars(value).items():  # a graph, and what else knows its tensors by name
+            if isinstance(item, Tensor):
+                yield f"{path}.{name}", item
 
 
 @dataclass(slots=True)
@@ -186,7 +191,7 @@ class BatchTap:
 
     def measure(self, batch: Any, index: int, epoch: int, ledger: Ledger) -> list[Tensor]:
         """Note the numbers of a batch of any shape; return the tensors that were measured."""
-        named = list(named_tensors(batch))[:MOST_TENSORS]
+        named = [(path, t) for path, t in named_tensors(batch) if not t.is_nested][:MOST_TENSORS]
         tensors = [tensor for _, tensor in named]
         self._looks += 1
         self._neighbours = self._workers = self._worker_labels = None
@@ -230,6 +235,7 @@ class BatchTap:
             workers=_arrived(self._workers),
             worker_labels=_arrived(self._worker_labels),
             targets=entries.target_calls(),
+            picked=entries.picked,
             broken=self.broken(),
             starts=self.starts(),
         )
@@ -237,6 +243,13 @@ class BatchTap:
     def rest(self, step: int, epoch: int) -> Batch:
         """Return what was kept since the last look of the run."""
         return Batch(step=step, epoch=epoch, broken=self.broken(), starts=self.starts())
+
+    def mark(self) -> Batchmark:
+        """Return what tells the batch of this look apart, once its numbers have arrived."""
+        varied = [d for d in self._drafts if len({entry.value for entry in d.prints}) > 2]
+        # Two samples of one class have the same target; two samples do not have the same number.
+        labels = [d for d in varied if d.labels and not d.integer]
+        return Batchmark(whole=_in_order(varied), targets=_in_order(labels))
 
     def tensors(self, inputs: set[int], targets: set[int]) -> tuple[BatchTensor, ...]:
         """Return the tensors of the batch, with the positions of those that were used."""
@@ -340,6 +353,12 @@ class BatchTap:
                 alike = relations.likeness(before[i], rows[i])
                 row = relations.compare(alike.diagonal(), alike)
                 self._workers = _Pairs(len(alike), ledger.note_row(row))
+
+
+def _in_order(drafts: Sequence[_Draft]) -> float:
+    """Return a number that other samples, or these in another order, do not have."""
+    numbers = [entry.value for draft in drafts for entry in draft.prints]
+    return math.fsum(v * math.cos(i) for i, v in enumerate(numbers, 1)) if numbers else math.nan
 
 
 class ValidationPrintTap:

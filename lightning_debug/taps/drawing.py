@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.parameter import is_lazy
 
 from lightning_debug.observation import owner
 from lightning_debug.picture import Network, Node
@@ -38,7 +39,7 @@ class Event:
     frame: Frame | None
     inputs: Sequence[int]
     outputs: Sequence[int] = ()
-    weights: Sequence[Parameter] = ()
+    weights: Sequence[Tensor] = ()
     shapes: tuple[Shape, Shape] = ((), ())
 
     @property
@@ -213,13 +214,13 @@ def joined(old: Network, new: Network) -> Network:
 
 def shape_of(tensors: Sequence[Tensor]) -> Shape:
     """Return the shape of the first tensor; nothing where it has none to speak of."""
-    if not tensors or tensors[0].is_nested:
+    if not tensors or is_lazy(tensors[0]) or tensors[0].is_nested:
         return ()
     return tuple(map(int, tensors[0].shape))
 
 
 def _sized(node: Node, parameters: Iterable[Parameter]) -> Node:
     """Return a box with what it owns."""
-    held = list(parameters)
+    held = [p for p in parameters if not is_lazy(p)]
     trained = sum(p.numel() for p in held if p.requires_grad)
     return replace(node, parameters=sum(p.numel() for p in held), trainable=trained)

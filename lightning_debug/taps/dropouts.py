@@ -20,7 +20,7 @@ from lightning_debug.taps.look import LookTap
 from lightning_debug.taps.loss_calls import LOSSES
 from lightning_debug.taps.modes import ATTENTION, ATTENTION_FLAG, ATTENTION_P, RECURRENT
 from lightning_debug.taps.statistics import tensors_in
-from lightning_debug.taps.trace import Frame, Trace
+from lightning_debug.taps.trace import Frame, Trace, has_parameters
 from lightning_debug.taps.transfer import Ledger
 
 SCALED_DOT = "scaled_dot_product_attention"
@@ -256,7 +256,7 @@ class EvaluatedDropoutTap(Listener):
         frame = self._trace.frames[-1] if self._trace.frames else Frame(self._model, "")
         if self._known(frame).training:
             return
-        dedicated = frame.leaf and next(frame.module.parameters(), None) is None
+        dedicated = frame.leaf and not has_parameters(frame.module)
         call = DropoutCall(
             place=_site(self._trace),
             function=name,

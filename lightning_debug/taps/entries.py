@@ -69,6 +69,11 @@ class EntryTap(Listener):
     """Follows the tensors of the batch until the first weights or a loss function take them.
 
     What the user's step does to them before, such as ``x / 255``, is part of the way.
+
+    Attributes:
+        inputs: Positions in the batch of the tensors that weights took.
+        targets: Positions of those that predictions were held against.
+        picked: Whether predictions were held against samples that the step picked from them.
     """
 
     everything = True
@@ -81,15 +86,18 @@ class EntryTap(Listener):
         self._made: dict[int, tuple[weakref.ref[Tensor], _Entry]] = {}
         self._entries: list[_Entry] = []
         self._targets: list[tuple[str, int, Entry, Entry]] = []
+        self._sizes: list[tuple[int, int]] = []
         self.inputs: set[int] = set()
         self.targets: set[int] = set()
+        self.picked = False
 
     def begin(self, batch: Sequence[Tensor], ledger: Ledger, *, columns: bool) -> None:
         """Start a look at a batch; ``columns`` tells whether to measure what enters."""
         self._ledger = ledger
         self._columns = columns
         self._entries, self._targets = [], []
-        self.inputs, self.targets = set(), set()
+        self.inputs, self.targets, self.picked = set(), set(), False
+        self._sizes = [(len(t) if t.ndim else 1, t.numel()) for t in batch]
         self._lineages = {
             id(tensor): (weakref.ref(tensor), _Lineage(frozenset([i]), frozenset([i])))
             for i, tensor in enumerate(batch)
@@ -135,6 +143,7 @@ class EntryTap(Listener):
         target = heard.target
         if not valued or not target.numel():
             return
+        self.picked |= any(_picks(target, *self._sizes[i]) for i in valued)
         with torch.no_grad():
             picked = sample(target.detach(), ACTIVATION_SAMPLE)
             low, high = picked.amin(), picked.amax()
@@ -215,6 +224,18 @@ class EntryTap(Listener):
         entry = _Entry(place, name, values.shape[axis], indices, numbers, parents)
         self._entries.append(entry)
         self._made.update((id(out), (weakref.ref(out), entry)) for out in outputs)
+
+
+def _picks(target: Tensor, samples: int, values: int) -> bool:
+    """Tell whether a target holds other samples than the tensor of the batch that it comes from.
+
+    Such as some nodes of a graph, or windows of series that overlap. Whole samples, also with
+    their positions laid side by side, come in multiples of them.
+    """
+    if not target.ndim or not samples:
+        return False
+    several = len(target) % samples > 0
+    return several or (len(target) > samples and target.numel() > values)
 
 
 def _is_weight(tensor: Tensor) -> bool:

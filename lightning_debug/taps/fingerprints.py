@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_debug.taps.statistics import stride_for
+from lightning_debug.taps.statistics import bare, stride_for
 
 SAMPLES = 64
 FEATURES = 1024
@@ -13,7 +13,7 @@ FEATURES = 1024
 
 def rows(tensor: Tensor, samples: int = SAMPLES) -> Tensor:
     """Return some features of the first samples, in double precision, shape ``(n, features)``."""
-    first = tensor.detach()[:samples]
+    first = bare(tensor)[:samples]
     first = first.reshape(len(first), -1)
     first = first[:, :: stride_for(first.shape[1], FEATURES)]
     return first.to(torch.float32 if tensor.device.type == "mps" else torch.float64)

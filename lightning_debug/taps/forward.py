@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Embedding, EmbeddingBag, Module
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -20,14 +21,16 @@ from torch.utils.hooks import RemovableHandle
 from lightning_debug.observation import BackwardCall, ModuleCall
 from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.statistics import (
+    dense,
+    few_positions,
+    few_samples,
     first_dense,
     norm,
-    spread,
-    spread_of_positions,
+    spreads,
     tensors_in,
     total,
 )
-from lightning_debug.taps.trace import Frame, Origin, Trace
+from lightning_debug.taps.trace import Frame, Origin, Trace, has_parameters
 from lightning_debug.taps.transfer import Entry, Ledger
 
 CALLS_PER_MODULE = 8
@@ -61,6 +64,7 @@ class _Call:
     out: _Value
     input: _Value | None
     integer_input: bool
+    looks_up: bool
     reads: bool
     source: str = ""
     feeds_norm: bool = False
@@ -85,6 +89,10 @@ class ForwardTap:
         functions: Made deaf while we measure.
         criterion: Told about every module that ran, its arguments and its output.
         failed: Called with an exception of our own; nothing is measured from then on.
+
+    Attributes:
+        again: Paths of modules that backward has run again, with a graph. A reentrant checkpoint
+            runs them without one at first, so their outputs do not look trained.
     """
 
     def __init__(
@@ -94,6 +102,7 @@ class ForwardTap:
         criterion: Callable[[Frame, Any, Any], None],
         failed: Callable[[Exception], None],
     ) -> None:
+        self.again: set[str] = set()
         self._criterion = criterion
         self._trace = trace
         self._functions = functions
@@ -107,14 +116,17 @@ class ForwardTap:
         self._tamed: set[str] = set()
         self._values: dict[int, tuple[weakref.ref[Tensor], _Value, int]] = {}
         self._flows: dict[int, _Flow] = {}
+        self._rows: dict[tuple[object, ...], list[tuple[_Value, str, Tensor]]] = {}
+        self._heard: dict[int, tuple[weakref.ref[Tensor], int, list[tuple[int, str]]]] = {}
 
     def begin(self, ledger: Ledger, *, backward: bool) -> None:
         """Start a look; ``backward`` tells whether to follow the gradients too."""
         self._ledger = ledger
         self._backward = backward
-        self._calls, self._values, self._flows = [], {}, {}
+        self._calls, self._values, self._flows, self._heard = [], {}, {}, {}
+        self._rows = {}
         self._times.clear()
-        self._tamed = set()
+        self._tamed, self.again = set(), set()
         self._measuring = True
         self._handles = [
             register_module_forward_pre_hook(self._enter),
@@ -132,7 +144,8 @@ class ForwardTap:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._values = {}
+        self._values, self._heard = {}, {}
+        self._measure_rows()
 
     def modules(self, parameters_finite: Mapping[str, bool]) -> tuple[ModuleCall, ...]:
         """Return the calls of this look; ``parameters_finite`` by path of the owner."""
@@ -142,7 +155,7 @@ class ForwardTap:
                 place=call.place,
                 kind=call.kind,
                 parametric=call.parametric,
-                trained=call.trained,
+                trained=call.trained or call.place in self.again,
                 integer_input=call.integer_input,
                 head=i >= last,
                 normalized=call.feeds_norm or call.place in self._tamed,
@@ -162,9 +175,14 @@ class ForwardTap:
         )
 
     def ends(self) -> set[str]:
-        """Return the modules with weights that feed no other module: heads, and what is last."""
+        """Return the modules with weights that feed no other module: heads, and what is last.
+
+        A table whose rows are added to something, such as one of positions, is none of them.
+        """
         sources = {call.source for call in self._calls}
-        return {call.place for call in self._calls if call.parametric} - sources
+        return {
+            call.place for call in self._calls if call.parametric and not call.looks_up
+        } - sources
 
     def backward_calls(self) -> tuple[BackwardCall, ...]:
         """Return how gradients came through the modules, in the order of backward."""
@@ -188,6 +206,7 @@ class ForwardTap:
 
     def _leave(self, module: Module, args: Any, out: Any) -> None:
         if not self._measuring:
+            self._hear_again(module, out)
             return
         frame = self._trace.leave(module)
         if frame is None:
@@ -201,6 +220,11 @@ class ForwardTap:
             self._measuring = True
         except Exception as error:
             self._failed(error)
+
+    def _hear_again(self, module: Module, out: Any) -> None:
+        path = self._trace.paths.get(id(module))
+        if path and path not in self.again and any(t.requires_grad for t in tensors_in(out)):
+            self.again.add(path)
 
     def _measure(self, frame: Frame, args: Any, out: Any) -> None:
         place = frame.path or type(frame.module).__name__
@@ -228,11 +252,12 @@ class ForwardTap:
             _Call(
                 place=place,
                 kind=type(frame.module).__name__,
-                parametric=any(True for _ in frame.module.parameters()),
+                parametric=has_parameters(frame.module),
                 trained=out_tensor.requires_grad,
                 out=result,
                 input=value,
                 integer_input=integers,
+                looks_up=isinstance(frame.module, (Embedding, EmbeddingBag)),
                 reads=in_tensor is None or id(in_tensor) in self._trace.read,
                 source=origin.place if origin else "",
             )
@@ -247,23 +272,42 @@ class ForwardTap:
     def _value(self, values: Tensor) -> _Value:
         note = self._ledger.note
         result = _Value(note(norm(values)), note(total(values)), values.numel())
-        differing = spread(values)
-        if differing is not None:
-            result.spread = note(differing)
-        along = spread_of_positions(values)
-        if along is not None:
-            result.positions = note(along)
+        for name, rows in (
+            ("spread", few_samples(values)),
+            ("positions", few_positions(values)),
+        ):
+            if rows is not None:
+                key = rows.device, rows.dtype, rows.shape
+                self._rows.setdefault(key, []).append((result, name, rows))
         return result
+
+    def _measure_rows(self) -> None:
+        """Measure how much samples and positions differ, in all tables of one shape at once."""
+        for alike in self._rows.values():
+            found = spreads(torch.stack([rows for _, _, rows in alike]))
+            for (value, name, _), entry in zip(alike, self._ledger.note_row(found), strict=True):
+                setattr(value, name, entry)
+        self._rows = {}
 
     def _listen(self, index: int, side: str, tensor: Tensor) -> None:
         if not tensor.requires_grad:
             return
+        known = self._heard.get(id(tensor))
+        if known is not None and known[0]() is tensor and known[1] == tensor._version:
+            known[2].append((index, side))  # what one module gave is what the next one takes
+            return
+        ears = [(index, side)]
+        self._heard[id(tensor)] = weakref.ref(tensor), tensor._version, ears
         ledger, flows = self._ledger, self._flows
 
         def hear(gradient: Tensor) -> None:
-            values = first_dense(gradient)[1]
+            # A tensor that is kept goes through backward again, when the look is over.
+            over = not self._handles or ledger is not self._ledger
+            values = None if over else dense(gradient)
             if values is not None:
-                getattr(flows.setdefault(index, _Flow()), side).append(ledger.note(total(values)))
+                entry = ledger.note(total(values))
+                for i, end in ears:
+                    getattr(flows.setdefault(i, _Flow()), end).append(entry)
 
         tensor.register_hook(hear)  # type: ignore[no-untyped-call]  # torch's
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_function_stack
 from torch.nn import Parameter
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from lightning_debug.taps.statistics import tensors_in
 from lightning_debug.taps.trace import Origin, Trace
@@ -50,7 +51,8 @@ class FunctionTap(TorchFunctionMode):
     """Follows tensors through the functions of the training step.
 
     It is on the stack of function modes from the start to the end of the batch, where no user
-    code is in between, and listens only while the forward pass runs.
+    code is in between, and listens only while the forward pass runs. While gradients are computed
+    and used it steps aside where it can: an optimizer calls thousands of functions.
 
     Args:
         trace: Kept up to date with the origin of every tensor.
@@ -64,6 +66,8 @@ class FunctionTap(TorchFunctionMode):
         super().__init__()
         self.listening = False
         self.handed: Handed | None = None
+        self._entered = False
+        self._height: int | None = None
         self._trace = trace
         self._failed = failed
         self._everything = [listener for listener in listeners if listener.everything]
@@ -89,7 +93,8 @@ class FunctionTap(TorchFunctionMode):
             with self._contained():
                 listener.before(name, args, kwargs)
         out = func(*args, **kwargs)
-        tensors = isinstance(out, (Tensor, tuple, list))
+        # A shape is a tuple, too; nothing is asked for as often.
+        tensors = isinstance(out, (Tensor, tuple, list)) and not isinstance(out, torch.Size)
         if tensors or ears:
             with self._contained():
                 if tensors:
@@ -97,6 +102,45 @@ class FunctionTap(TorchFunctionMode):
                 for listener in (*ears, *(self._everything if tensors else ())):
                     listener.after(func, args, kwargs, out)
         return out
+
+    def open(self) -> None:
+        """Start to listen, at the start of a batch."""
+        self._enter()
+        self.listening = True
+
+    def pause(self) -> None:
+        """Stop listening; step aside unless a mode of the user's lies on top."""
+        self.listening = False
+        if _in_backward():
+            return
+        if self._entered and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
+            self._leave()
+            self._height = _len_torch_function_stack()
+
+    def resume(self) -> None:
+        """Listen again, from the same place in the stack."""
+        if _in_backward():
+            self.listening = self._entered
+            return
+        if self._height is not None and self._height == _len_torch_function_stack():
+            self._enter()
+        self._height = None
+        self.listening = self._entered
+
+    def close(self) -> None:
+        """Listen no more, at the end of a batch."""
+        self.listening = False
+        self._height = None
+        if self._entered:
+            self._leave()
+
+    def _enter(self) -> None:
+        self.__enter__()  # type: ignore[no-untyped-call]  # torch's
+        self._entered = True
+
+    def _leave(self) -> None:
+        self._entered = False
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
@@ -124,7 +168,8 @@ class FunctionTap(TorchFunctionMode):
         self._trace.mark(name, inputs, outputs)
         if not name.endswith("_like") and not name.startswith("new_"):
             self._trace.read.update(map(id, inputs))
-        weights = [t for t in inputs if isinstance(t, Parameter)]
+        held = (self._trace.own(t) for t in inputs if isinstance(t, Parameter))
+        weights = [own for own in held if isinstance(own, Parameter)]
         self._trace.used.update(map(id, weights))
         if weights and self.handed is not None:
             self.handed(name, inputs, weights, outputs)
@@ -142,3 +187,8 @@ class FunctionTap(TorchFunctionMode):
             return
         for tensor in outputs:
             self._trace.note(tensor, origin)
+
+
+def _in_backward() -> bool:
+    """Tell whether gradients are being computed: the stack of modes is then put back afterwards."""
+    return bool(torch._C._current_graph_task_id() != -1)

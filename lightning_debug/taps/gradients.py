@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from lightning_debug.taps.statistics import (
     dense,
     foreach_norm,
     on_host,
-    sample,
+    samples,
 )
 from lightning_debug.taps.trace import Cut
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -52,6 +52,30 @@ class GradientDraft:
     numbers: dict[str, _Numbers]
     orphans: dict[str, Entry]
     holders: dict[str, str]
+
+    def shares(self) -> Iterator[tuple[str, tuple[float, ...]]]:
+        """Yield what adds up over processes that each have a part of a parameter.
+
+        Squares of the norms of the weight, the gradient and its largest element, the counts of
+        sampled elements that are not zero and of all of them, and the sizes of both.
+        """
+        for name, n in self.numbers.items():
+            counts = (n.sampled, n.size) if n.present else (0, 0)
+            nonzero = n.nonzero.value if n.present else 0.0
+            norms = (n.weight.value**2, n.norm.value**2, n.largest.value**2)
+            yield name, (*norms, nonzero, *counts, n.weight_size)
+
+    def settle(self, name: str, numbers: Sequence[float]) -> None:
+        """Take what :meth:`shares` of all processes add up to; the largest element is a bound."""
+        n = self.numbers.get(name)
+        if n is None:
+            return
+        weight, norm, largest, nonzero, sampled, size, weight_size = numbers
+        n.weight.settle(math.sqrt(weight))
+        n.norm.settle(math.sqrt(norm))
+        n.largest.settle(math.sqrt(largest))
+        n.nonzero.settle(nonzero)
+        n.sampled, n.size, n.weight_size = (max(1, round(c)) for c in (sampled, size, weight_size))
 
     def observation(
         self,
@@ -182,7 +206,7 @@ class GradientTap:
         values = {n: v for n in numbers if (v := dense(held[n].grad)) is not None}
         self._seen.update(values)
         flat = list(values.values())
-        few = [sample(gradient, PARAMETER_SAMPLE) for gradient in flat]
+        few = list(samples(values, PARAMETER_SAMPLE).values())
         tops = foreach_norm(flat, math.inf)
         near = bool(tops) and {t.device.type for t in tops} == {"cpu"}
         self.largest = torch.stack(tops).amax() if near else None

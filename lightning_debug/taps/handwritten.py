@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lightning_debug.taps.functions import Listener
 from lightning_debug.taps.graph import nearby
 from lightning_debug.taps.loss_heard import Heard
+from lightning_debug.taps.statistics import bare
 from lightning_debug.taps.trace import Trace
 
 SUBTRACTS = frozenset(["sub", "subtract", "__rsub__", "rsub"])
@@ -62,7 +63,7 @@ class _Found:
     def heard(self) -> Heard:
         """Return it as if it had been called."""
         if self.function == "cross_entropy":
-            prediction, target = self.prediction.movedim(self.axis, 1), self.target.detach()
+            prediction, target = self.prediction.movedim(self.axis, 1), bare(self.target)
             shape = prediction.shape[:1] + prediction.shape[2:]
             soft = target.is_floating_point()
             target = target.movedim(self.axis, 1) if soft else target.reshape(shape)

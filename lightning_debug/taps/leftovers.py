@@ -174,7 +174,8 @@ class LeftoverTap(Listener):
                 over = torch.stack([(a * b).sum() for a, b in both]).sum()
                 under = torch.stack([(a * a).sum() for a, _ in both]).sum()
                 factor = self._ledger.note(over / under)
-        empty = all(now is None for _, now in pairs)
+        # An optimizer that holds nothing of the model has no gradient to miss.
+        empty = bool(pairs) and all(now is None for _, now in pairs)
         self._events.append(_Step(label, factor, empty))
 
     def stepped(self, optimizer: Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,17 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_debug.observation import Loader
 
 MOST_INDICES = 2_000_000
+MOST_WRAPPED = 8
 Indices = npt.NDArray[np.int64]
 
 
 def describe(training: Any, validation: Any, *, overfit: bool = False) -> Loader:
     """Return what is known of the training loader, and of how validation relates to it."""
     loader = _single(training)
-    if loader is None or isinstance(loader.dataset, IterableDataset):
+    if loader is None:
         return Loader(overfit=overfit)
+    if isinstance(loader.dataset, IterableDataset):
+        return Loader(overfit=overfit, shares=_knows_of_others(loader.dataset))
     other = _single(validation)
     return Loader(
         known=True,
@@ -40,6 +43,7 @@ def describe(training: Any, validation: Any, *, overfit: bool = False) -> Loader
         order=_order(loader),
         workers=loader.num_workers,
         overfit=overfit,
+        shares=any(map(_knows_of_others, _samplers(loader))),
         shared=0.0 if other is None else _shared(loader, other),
     )
 
@@ -73,6 +77,24 @@ def _order(loader: DataLoader[Any]) -> str:
     if type(sampler) is DistributedSampler:
         return "random" if sampler.shuffle else "sequential"
     return "random" if type(sampler) in (RandomSampler, SubsetRandomSampler) else "own"
+
+
+def _samplers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the samplers of a loader, and those that they wrap."""
+    for sampler in (loader.sampler, loader.batch_sampler):
+        inner: Any = sampler
+        for _ in range(MOST_WRAPPED):
+            if inner is None:
+                break
+            yield inner
+            inner = getattr(inner, "sampler", None)
+
+
+def _knows_of_others(source: Any) -> bool:
+    """Tell whether a sampler or dataset gives each process its own, in an order that it draws."""
+    return getattr(source, "shuffle", True) is not False and any(
+        hasattr(source, name) for name in ("num_replicas", "world_size", "rank", "set_epoch")
+    )
 
 
 def _shared(training: DataLoader[Any], validation: DataLoader[Any]) -> float:

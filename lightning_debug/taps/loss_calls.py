@@ -21,7 +21,7 @@ from lightning_debug.taps.loss_heard import Heard
 from lightning_debug.taps.loss_references import UNIFORM
 from lightning_debug.taps.replay import Replay, ReplayTap
 from lightning_debug.taps.statistics import dense, norm, tensors_in
-from lightning_debug.taps.trace import Frame, Trace
+from lightning_debug.taps.trace import Frame, Trace, has_parameters
 from lightning_debug.taps.transfer import Entry, Ledger
 
 KINDS = {
@@ -156,7 +156,7 @@ class LossTap(Listener):
         scalar = isinstance(out, Tensor) and out.numel() == 1 and out.requires_grad
         if not scalar or len(tensors) < 2 or self._trace.losses > frame.losses:
             return
-        if any(True for _ in frame.module.parameters()):
+        if has_parameters(frame.module):
             return
         left = next((t for t in tensors if t.requires_grad), None)
         if left is None:

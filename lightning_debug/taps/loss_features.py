@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_debug.observation import ClassCounts, Ends, Predictions, Targets
 from lightning_debug.taps.loss_heard import Heard
 from lightning_debug.taps.loss_makers import maker
-from lightning_debug.taps.statistics import dense, sample, stride_for
+from lightning_debug.taps.statistics import bare, dense, sample, stride_for
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
@@ -102,7 +102,7 @@ class Features:
         result.values = note(_targets(values, result.prediction.maker, batch))
         rows, labels = _rows(heard, prediction, values)
         if rows is not None:
-            result.rows = note(_distributions(rows, labels, heard.ignored))
+            result.rows = note(_distributions(rows, prediction.dtype, labels, heard.ignored))
             counts = _counts(heard, rows, labels)
             result.counts = [] if counts is None else note(counts)
         if heard.kind == "regression" and result.target.per_sample:
@@ -203,7 +203,7 @@ def plain(tensor: Tensor) -> Tensor | None:
         tensor.data_ptr()
     except RuntimeError:
         return None
-    return tensor.detach()
+    return bare(tensor)
 
 
 def _numbers(row: Row, size: int) -> list[float]:
@@ -225,7 +225,7 @@ def _targets(values: Tensor, made_by: str, batch: BatchShape) -> Tensor:
     if values.is_floating_point() and values.ndim > 1:
         rows = _class_rows(values)
         sums = rows.sum(dim=1)
-        distributions = _share(((sums - 1.0).abs() < 1e-3) & (rows >= -1e-6).all(dim=1))
+        distributions = _share(_ones(sums, values.dtype) & (rows >= -1e-6).all(dim=1))
         several = _share(sums > 1.5)
     if made_by in RANGES:
         low, high = RANGES[made_by]
@@ -319,10 +319,16 @@ def _rows(heard: Heard, prediction: Tensor, values: Tensor) -> tuple[Tensor | No
     return rows, table[::batch, ::positions].reshape(-1)
 
 
-def _distributions(rows: Tensor, labels: Tensor | None, ignored: int | None) -> Tensor:
+def _ones(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Tell which sums of numbers of a format are 1, but for rounding."""
+    return (sums - 1.0).abs() < max(1e-3, torch.finfo(dtype).eps)
+
+
+def _distributions(
+    rows: Tensor, dtype: torch.dtype, labels: Tensor | None, ignored: int | None
+) -> Tensor:
     """Return which share of rows are probabilities, which have both signs, and logsumexp."""
-    sums = rows.sum(dim=1)
-    probable = ((sums - 1.0).abs() < 1e-3) & (rows >= 0.0).all(dim=1)
+    probable = _ones(rows.sum(dim=1), dtype) & (rows >= 0.0).all(dim=1)
     mixed = (rows.amax(dim=1) > CLEARLY_POSITIVE) & (rows.amin(dim=1) < -1e-6)
     measures = torch.stack(
         [probable.to(torch.float32), mixed.to(torch.float32), rows.logsumexp(dim=1).abs()]

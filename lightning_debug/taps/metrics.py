@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
 from lightning_debug.observation import MetricPass
-from lightning_debug.taps.statistics import tensors_in
+from lightning_debug.taps.statistics import bare, tensors_in
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.validation import batch_size
 
@@ -167,7 +167,7 @@ class MetricTap:
             self._unwatched.add(path)
             del self._calls[path]
             return
-        calls.values.append(out.detach().reshape(()).float())
+        calls.values.append(bare(out).reshape(()).float())
         calls.sizes.append(self._size)
 
 
@@ -177,7 +177,7 @@ def read(metrics: Mapping[str, Any]) -> dict[str, float]:
     entries: dict[str, Entry] = {}
     for name, value in metrics.items():
         if isinstance(value, Tensor) and value.numel() == 1:
-            entries[name] = ledger.note(value.detach().float())
+            entries[name] = ledger.note(bare(value).float())
         else:
             entries[name] = Entry(float(value) if isinstance(value, (int, float)) else math.nan)
     ledger.send()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -144,7 +145,7 @@ class ModeTap(Listener):
             trained=_mostly(prefix, sizes, trained)
             if top
             else any(self._beside(place, trained) for place in places),
-            chosen=bool(top) and any(self._decides(path) for path in (top, *_above(top))),
+            chosen=bool(top) and any(self._decides(path, top) for path in (top, *_above(top))),
             sampled=any(inside(top, path) or inside(path, top) for path in self._sampled),
         )
 
@@ -159,8 +160,17 @@ class ModeTap(Listener):
                 groups.setdefault(name.partition(".")[0], {})[name] = parameter.numel()
         return any(_mostly(prefix, sizes, trained) for sizes in groups.values())
 
-    def _decides(self, path: str) -> bool:
-        return type(self._module(path)).train is not Module.train
+    def _decides(self, path: str, top: str) -> bool:
+        """Tell whether a ``train()`` of the user's own leaves a module in its mode."""
+        module = self._module(path)
+        if type(module).train is Module.train:
+            return False
+        try:
+            shell = _shell(module, {}).train(not self._mode)
+            inner = top[len(path) :].removeprefix(".")
+            return shell.get_submodule(inner).training is self._mode
+        except Exception:
+            return True  # it needs more than a shell, and so it does something
 
 
 class ModuleEars:
@@ -208,6 +218,25 @@ class ModuleEars:
                 self._tap.left(frame)
         except Exception as error:
             self._failed(error)
+
+
+def _shell(module: Module, made: dict[int, Module]) -> Module:
+    """Return the same modules without their values: what is done to them is done to nothing."""
+    if id(module) not in made:
+        twin = made[id(module)] = copy.copy(module)
+        twin.__dict__ |= {
+            "_parameters": {
+                name: p if p is None else Parameter(p.detach().to("meta"), p.requires_grad)
+                for name, p in module._parameters.items()
+            },
+            "_buffers": {
+                name: b if b is None else b.to("meta") for name, b in module._buffers.items()
+            },
+            "_modules": {
+                name: m if m is None else _shell(m, made) for name, m in module._modules.items()
+            },
+        }
+    return made[id(module)]
 
 
 def _asked(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, bool]:

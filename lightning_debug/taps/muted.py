@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_debug.taps.functions import Listener
+from lightning_debug.taps.statistics import bare
 from lightning_debug.taps.transfer import Entry, Ledger
 
 MOST = 32
@@ -43,7 +44,7 @@ class MutedTap(Listener):
             if not isinstance(value, Tensor):
                 self._off = self._off or value == 0
             elif not value.requires_grad and value.numel() == 1 and len(self._factors) < MOST:
-                self._factors.append(self._ledger.note(value.detach().abs()))
+                self._factors.append(self._ledger.note(bare(value).abs()))
 
     @property
     def off(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_debug.observation import NonlinearCall
 from lightning_debug.taps.functions import MIXERS, Listener
 from lightning_debug.taps.loss_calls import LOSSES
 from lightning_debug.taps.statistics import ACTIVATION_SAMPLE, dense, sample, tensors_in, wide
-from lightning_debug.taps.trace import Origin, Trace
+from lightning_debug.taps.trace import Origin, Trace, has_parameters
 from lightning_debug.taps.transfer import Entry, Ledger
 
 RECTIFIERS = frozenset(
@@ -89,6 +89,17 @@ class _Window:
             self.samples.popleft()
 
 
+@dataclass(eq=False, slots=True)
+class _Draft:
+    """What one look has seen of a rectifier: the top of each unit, and a few of its values."""
+
+    call: _Call
+    window: _Window
+    highest: Tensor
+    rows: Tensor
+    samples: int
+
+
 class NonlinearTap(Listener):
     """Measures rectifiers before they run and squashing functions after.
 
@@ -103,12 +114,42 @@ class NonlinearTap(Listener):
         self._trace = trace
         self._ledger = Ledger()
         self._calls: list[_Call] = []
+        self._times: Counter[str] = Counter()
+        self._drafts: list[_Draft] = []
         self._windows: dict[tuple[str, int], _Window] = {}
 
     def begin(self, ledger: Ledger) -> None:
         """Start a look."""
         self._ledger = ledger
-        self._calls = []
+        self._calls, self._drafts = [], []
+        self._times.clear()
+
+    def end(self) -> None:
+        """Find out which units are dead, of all rectifiers of one width at once."""
+        alike = defaultdict(list)
+        for draft in self._drafts:
+            alike[draft.rows.device, draft.rows.shape, draft.highest.dtype].append(draft)
+        for drafts in alike.values():
+            deviations = torch.stack([draft.rows for draft in drafts]).std(dim=1, correction=0)
+            tops = torch.stack([draft.highest for draft in drafts]).to(torch.float32)
+            highest = (tops / deviations.clamp_min(1e-12)).unbind()
+            for draft, units in zip(drafts, highest, strict=True):
+                draft.window.add(units, draft.samples)
+                draft.call.looks = len(draft.window.samples)
+                draft.call.samples = sum(draft.window.samples)
+            self._count_dead(drafts)
+        self._drafts = []
+
+    def _count_dead(self, drafts: Sequence[_Draft]) -> None:
+        """Note how many units are dead, and by how much; they have the same number of units."""
+        tops = [torch.stack(list(draft.window.highest)).amax(dim=0) for draft in drafts]
+        top = torch.stack(tops)
+        silent = top <= 0
+        shares = self._ledger.note_row(silent.to(torch.float32).mean(dim=1))
+        margin = torch.where(silent, -top, torch.full_like(top, float("nan")))
+        margins = self._ledger.note_row(margin.nanquantile(0.25, dim=1))
+        for draft, share, far in zip(drafts, shares, margins, strict=True):
+            draft.call.dead_share, draft.call.dead_margin = share, far
 
     def before(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Look at what goes into a rectifier."""
@@ -155,8 +196,12 @@ class NonlinearTap(Listener):
                 for position in origin.pending:
                     self._calls[position].consumed = True
 
-    def observations(self) -> tuple[NonlinearCall, ...]:
-        """Return the calls of this look, named so that no two share a place."""
+    def observations(self, again: Collection[str] = ()) -> tuple[NonlinearCall, ...]:
+        """Return the calls of this look, named so that no two share a place.
+
+        Args:
+            again: Paths of modules that backward has run again, with a graph.
+        """
         paths = Counter(call.place for call in self._calls)
         taken: Counter[str] = Counter()
         result = []
@@ -171,7 +216,7 @@ class NonlinearTap(Listener):
                 NonlinearCall(
                     place=place,
                     kind=call.kind,
-                    trained=call.trained,
+                    trained=call.trained or call.path in again,
                     head=not call.consumed,
                     gate=call.gate,
                     compared=call.compared,
@@ -189,7 +234,7 @@ class NonlinearTap(Listener):
         origin = self._trace.origin(source)
         frame = self._trace.frames[-1] if self._trace.frames else None
         made_by = origin.place if origin else ""
-        if frame and frame.path and not any(True for _ in frame.module.parameters()):
+        if frame and frame.path and not has_parameters(frame.module):
             path = place = frame.path
         else:
             path, place = "", f"{made_by or self._trace.place or 'model'} > {name}"
@@ -217,24 +262,17 @@ class NonlinearTap(Listener):
 
     def _measure_dead(self, call: _Call, values: Tensor, axis: int) -> None:
         highest = values.amax(dim=[dim for dim in range(values.ndim) if dim != axis])
-        key = call.place, sum(1 for other in self._calls if other.place == call.place)
+        self._times[call.place] += 1
+        key = call.place, self._times[call.place]
         few = [
             slice(None, None, 1 if d == axis else -(-n // 8)) for d, n in enumerate(values.shape)
         ]
-        rows = values[tuple(few)].movedim(axis, -1).flatten(0, -2).to(torch.float32)
-        deviation = rows.std(dim=0, correction=0)
+        # A copy: rectifiers may write over what goes into them.
+        rows = values[tuple(few)].movedim(axis, -1).flatten(0, -2).to(torch.float32, copy=True)
         window = self._windows.setdefault(key, _Window())
-        window.add(
-            highest.to(torch.float32) / deviation.clamp_min(1e-12),
-            values.numel() // highest.numel(),
-        )
         call.units = highest.numel()
-        call.looks, call.samples = len(window.samples), sum(window.samples)
-        top = torch.stack(list(window.highest)).amax(dim=0)
-        silent = top <= 0
-        call.dead_share = self._ledger.note(silent.to(torch.float32).mean())
-        margin = torch.where(silent, -top, torch.full_like(top, float("nan")))
-        call.dead_margin = self._ledger.note(margin.nanquantile(0.25))
+        samples = values.numel() // highest.numel()
+        self._drafts.append(_Draft(call, window, highest, rows, samples))
 
 
 def _is_weight(tensor: Tensor) -> bool:

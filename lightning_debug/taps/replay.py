@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_debug.taps.functions import MIXERS, Listener
-from lightning_debug.taps.statistics import tensors_in
+from lightning_debug.taps.statistics import bare, tensors_in
 
 BUDGET = 64 * 2**20
 WRITES = frozenset(["__setitem__"])
@@ -104,7 +105,7 @@ class ReplayTap(Listener):
         if not self._on or name in WRITES:
             return
         kept = itertools.chain(tensors_in(out, depth=1), tensors_in(args))
-        size = sum(t.numel() * t.element_size() for t in kept)
+        size = sum(t.numel() * t.element_size() for t in kept if not is_lazy(t))
         self._steps.append((_Step(func, name, args, kwargs, out), size))
         self._bytes += size
         while self._bytes > BUDGET:
@@ -132,10 +133,10 @@ class ReplayTap(Listener):
             second = _run(steps, loss, {id(p): _halved(p, slice(half, None)) for p in predictions})
             if zero is None or first is None or second is None:
                 return None
-            value = loss.detach()
+            value = bare(loss)
             rest = (first + second - value - zero).abs()
             alone = rest <= 1e-3 * (value.abs() + zero.abs())
-            square = torch.stack([p.detach().float().square().sum() for p in predictions]).sum()
+            square = torch.stack([bare(p).float().square().sum() for p in predictions]).sum()
             nothing = torch.full_like(zero, float("nan"))
             return Replay(
                 value=value.clone(),
@@ -206,4 +207,4 @@ def _run(steps: Sequence[_Step], loss: Tensor, values: dict[int, Tensor]) -> Ten
         result = step.func(*swap(tuple(step.args)), **{k: swap(v) for k, v in step.kwargs.items()})
         values.update(zip(map(id, made), tensors_in(result, depth=1), strict=False))
     out = values.get(id(loss))
-    return out.detach().reshape(()) if out is not None and out.numel() == 1 else None
+    return bare(out).reshape(()) if out is not None and out.numel() == 1 else None

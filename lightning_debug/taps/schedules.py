@@ -275,8 +275,7 @@ class ScheduleTap(LookTap):
             if rates is None:
                 continue
             waits = any(one.optimizer is optimizer for one in kept)
-            built = hasattr(optimizer.step, "_wrapped_by_lr_sched") or waits
-            built = built and id(optimizer) not in driven
+            built = (rates.built or waits) and id(optimizer) not in driven
             constant = rates.constant
             # To search for it takes a while, so it is done twice at most.
             due = stage == "end" or (stage == "epoch" and self._epoch - self._first == 3)
@@ -362,10 +361,15 @@ class _Rates:
         self._start = _rates(optimizer)
         self.first = max(self._start, default=math.nan)
         self.constant = True
+        self.built = self._wrapped = False
 
     def follow(self) -> None:
-        """See whether they have changed."""
+        """See whether they have changed, and whether a scheduler has been built for them."""
         self.constant = self.constant and _rates(self._optimizer) == self._start
+        if not self._wrapped and hasattr(self._optimizer.step, "_wrapped_by_lr_sched"):
+            self._wrapped = True
+            # One that has stepped since may have been driven by a tuner, which is done with it.
+            self.built = not getattr(self._optimizer, "_opt_called", False)
 
 
 def _rates(optimizer: Any) -> list[float]:

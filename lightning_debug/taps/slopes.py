@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_debug.observation import Observation, StepResponse
 from lightning_debug.taps.look import LookTap
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, sample
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, samples
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring
 
@@ -58,8 +58,8 @@ class SlopeTap(LookTap):
         label = self._wiring.label(optimizer)
         held = self._wiring.held_by(optimizer)
         with torch.no_grad():
-            gradients = dict(_samples((name, p.grad) for name, p in held.items()))
-            weights = dict(_samples((name, p) for name, p in held.items() if name in gradients))
+            gradients = _samples({name: p.grad for name, p in held.items()})
+            weights = _samples({name: held[name] for name in gradients})
             before = self._last.pop(label, None)
             if before is not None and before.changes:
                 start = self._ledger.note(_dot(before.gradients, before.changes))
@@ -72,10 +72,10 @@ class SlopeTap(LookTap):
         if step is not None and not step.changes:
             held = self._wiring.held_by(optimizer)
             with torch.no_grad():
-                after = dict(_samples((n, p) for n, p in held.items() if n in step.weights))
-                names = [n for n, w in step.weights.items() if n in after]
-                apart = [after[n] - step.weights[n] for n in names]
-            step.changes = dict(zip(names, apart, strict=True))
+                after = _samples({n: p for n, p in held.items() if n in step.weights})
+                before = [step.weights[name] for name in after]
+                apart = torch._foreach_sub(list(after.values()), before) if after else []
+            step.changes = dict(zip(after, apart, strict=True))
 
     def observations(self, step: int, epoch: int) -> Iterable[Observation]:
         """Return the slopes that have arrived."""
@@ -85,14 +85,15 @@ class SlopeTap(LookTap):
             )
 
 
-def _samples(tensors: Iterable[tuple[str, Tensor | None]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield a few values of each tensor that has any, as copies."""
-    for name, tensor in tensors:
-        values = dense(tensor)
-        if values is not None and values.shape == getattr(tensor, "shape", None):
-            few = sample(values, PARAMETER_SAMPLE)
-            # A sample stands for all elements of its parameter.
-            yield name, few.float() * math.sqrt(values.numel() / few.numel())
+def _samples(tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Return a few values of each tensor that has any, as copies."""
+    whole = {name: v for name, tensor in tensors.items() if (v := dense(tensor)) is not None}
+    whole = {name: v for name, v in whole.items() if v.shape == getattr(tensors[name], "shape", 0)}
+    few = {name: values.float() for name, values in samples(whole, PARAMETER_SAMPLE).items()}
+    # A sample stands for all elements of its parameter.
+    scales = [math.sqrt(whole[name].numel() / values.numel()) for name, values in few.items()]
+    scaled = torch._foreach_mul(list(few.values()), scales) if few else []
+    return dict(zip(few, scaled, strict=True))
 
 
 def _dot(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:

@@ -155,7 +155,7 @@ class StructureTap(LookTap, Listener):
         # What is written into a view is in its base as well.
         bases = [t._base for t in given if any(t is other for other in taken)]
         written = [base for base in bases if base is not None]
-        weights = [tensor for tensor in taken if isinstance(tensor, Parameter)]
+        weights = [self._trace.own(t) for t in taken if isinstance(t, Parameter)]
         outputs = self._tokens.fresh([*given, *written])
         shapes = shape_of(given), shape_of(taken)
         self._note(Event(_readable(name), self._home(), inputs, outputs, weights, shapes))

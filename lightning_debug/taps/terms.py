@@ -16,7 +16,7 @@ from lightning_debug.observation import LossTerm
 from lightning_debug.taps.functions import Listener
 from lightning_debug.taps.graph import is_size_of_activations, nearby
 from lightning_debug.taps.lines import user_line
-from lightning_debug.taps.statistics import dense, norm, tensors_in
+from lightning_debug.taps.statistics import bare, dense, norm, tensors_in
 from lightning_debug.taps.trace import PLAIN, Mark, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
@@ -232,7 +232,7 @@ class TermTap(Listener):
         return _Scalar(
             name,
             inputs,
-            out.detach().clone(),  # in-place sums write over their first summand
+            bare(out).clone(),  # in-place sums write over their first summand
             node=out.grad_fn,
             mark=self._trace.marked(out),
             modelled=origin is not None,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.parameter import is_lazy
 
 from lightning_debug.observation import Tie
 from lightning_debug.taps.functions import Listener
@@ -163,7 +164,7 @@ def _two(one: Parameter, other: Parameter) -> bool:
 
 def _memory(parameter: Parameter) -> int:
     """Return the address of the first element; 0 where there is none to speak of."""
-    if parameter.layout is not torch.strided or parameter.numel() == 0:
+    if is_lazy(parameter) or parameter.layout is not torch.strided or parameter.numel() == 0:
         return 0
     try:
         return parameter.data_ptr()

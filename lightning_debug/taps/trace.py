@@ -77,6 +77,13 @@ MOST_WALKS = 16
 TAKEN = frozenset(["item", "__float__", "tolist", "numpy", "no_grad", "checkpoint"])
 
 
+def has_parameters(module: Module) -> bool:
+    """Tell whether a module has parameters; of most modules without a walk through them."""
+    if any(value is not None for value in module._parameters.values()):
+        return True
+    return bool(module._modules) and next(module.parameters(), None) is not None
+
+
 @dataclass(slots=True)
 class Frame:
     """A module that is running."""
@@ -93,6 +100,7 @@ class Trace:
 
     Attributes:
         paths: Path of each module of the model, by identity; others are not ours.
+        parameters: The parameters of the model by name.
         frames: The modules that are running, outermost first.
         used: Identities of the parameters that were handed to a function.
         tamed: Places whose output went into a function that takes any size.
@@ -104,6 +112,7 @@ class Trace:
     """
 
     paths: Mapping[int, str]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
     tamed: set[str] = field(default_factory=set)
@@ -112,6 +121,8 @@ class Trace:
     ran: dict[str, int] = field(default_factory=dict)
     losses: int = 0
     suspects: set[int] = field(default_factory=set)
+    _registered: set[int] = field(default_factory=set)
+    _stand_ins: dict[int, tuple[weakref.ref[Tensor], Parameter]] = field(default_factory=dict)
     _cuts: dict[int, list[Cut]] = field(default_factory=dict)
     _walks: int = 0
     _spreads: set[str] = field(default_factory=set)
@@ -124,6 +135,11 @@ class Trace:
     def place(self) -> str:
         """Return the path of the innermost running module; empty in the training step itself."""
         return next((frame.path for frame in reversed(self.frames) if frame.path), "")
+
+    def begin(self, paths: Mapping[int, str], parameters: Mapping[str, Parameter]) -> None:
+        """Start a look, with the modules and parameters that the model has now."""
+        self.paths, self.parameters = paths, parameters
+        self._registered = set(map(id, parameters.values()))
 
     def enter(self, module: Module) -> None:
         """Note that a module starts to run."""
@@ -141,6 +157,28 @@ class Trace:
             if frame.module is module:
                 return frame
         return None
+
+    def own(self, weight: Tensor) -> Tensor:
+        """Return the parameter of the model that a weight stands in for; itself if for none.
+
+        Where parameters are sharded over processes, a module computes with what was gathered of
+        them, and holds that under the same name for as long as it runs.
+        """
+        if id(weight) in self._registered:
+            return weight
+        known = self._stand_ins.get(id(weight))
+        if known is not None and known[0]() is weight:
+            return known[1]
+        for frame in reversed(self.frames):
+            for name, value in frame.module._parameters.items():
+                if value is weight and frame.path is not None:
+                    path = f"{frame.path}.{name}" if frame.path else name
+                    own = self.parameters.get(path)
+                    if own is None or own is weight:
+                        return weight
+                    self._stand_ins[id(weight)] = weakref.ref(weight), own
+                    return own
+        return weight
 
     def origin(self, tensor: Tensor) -> Origin | None:
         """Return what is known of a tensor."""
@@ -193,7 +231,7 @@ class Trace:
             id(leaf)
             for tensor in inputs
             if tensor.requires_grad and self._affords(tensor)
-            for leaf in leaves(tensor)
+            for leaf in map(self.own, leaves(tensor))
             if id(leaf) in self.suspects
         }
         if not found:

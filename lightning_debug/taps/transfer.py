@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_debug.taps.statistics import bare
+
 
 class Entry:
     """A number on its way to the host."""
@@ -28,6 +30,10 @@ class Entry:
         self._value = value
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor if type(tensor) is Tensor else bare(tensor)
+
+
 class Ledger:
     """Collects scalar tensors during a look and brings them to the host together.
 
@@ -43,7 +49,7 @@ class Ledger:
 
     def note(self, scalar: Tensor) -> Entry:
         """Put a tensor of one element on the list."""
-        entry = Entry()
+        scalar, entry = _plain(scalar), Entry()
         tensors, entries = self._rows.setdefault((scalar.device, scalar.dtype), ([], []))
         tensors.append(scalar if scalar.ndim == 0 else scalar.reshape(()))
         entries.append(entry)
@@ -57,7 +63,7 @@ class Ledger:
         """Put a tensor of one axis on the list, each element an entry."""
         tensors, entries = self._vectors.setdefault(row.device, ([], []))
         noted = [Entry() for _ in range(row.numel())]
-        tensors.append(row)
+        tensors.append(_plain(row))
         entries.extend(noted)
         return noted
 

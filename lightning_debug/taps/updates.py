@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_debug.observation import ParameterUpdate, Updates
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, samples
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring
@@ -46,6 +46,30 @@ class UpdateDraft:
     optimizer: str
     scheduled: bool
     numbers: dict[str, _Numbers]
+
+    def shares(self) -> Iterator[tuple[str, tuple[float, ...]]]:
+        """Yield what adds up over processes that each have a part of a parameter.
+
+        Squares of the norms of the change and of the weight, and the counts of all sampled
+        elements, of those that changed and of those that have a gradient.
+        """
+        for name, n in self.numbers.items():
+            driven = n.driven.value if n.driven else 0.0
+            norms = (n.update.value**2, n.weight.value**2)
+            yield name, (*norms, n.size, n.changed.value, driven)
+
+    def settle(self, name: str, numbers: Sequence[float]) -> None:
+        """Take what :meth:`shares` of all processes add up to."""
+        n = self.numbers.get(name)
+        if n is None:
+            return
+        update, weight, size, changed, driven = numbers
+        n.update.settle(math.sqrt(update))
+        n.weight.settle(math.sqrt(weight))
+        n.size = max(1, round(size))
+        n.changed.settle(changed)
+        if n.driven is not None:
+            n.driven.settle(driven)
 
     def observation(self, step: int, epoch: int) -> Updates:
         """Return the numbers that have arrived."""
@@ -106,9 +130,9 @@ class UpdateTap:
         """Note what a step of an optimizer has just done."""
         held = self._wiring.held_by(optimizer)
         with torch.no_grad():
-            after = {n: v for n, p in held.items() if (v := self._sample(p)) is not None}
+            after = self._samples(held)
             before = {n: self._now[n] for n, v in after.items() if _alike(v, self._now.get(n))}
-            deltas = [after[name] - values for name, values in before.items()]
+            deltas = _differences([after[name] for name in before], list(before.values()))
             sizes = foreach_norm(deltas)
             weights = foreach_norm(list(before.values()))
             changed = foreach_norm(deltas, 0)
@@ -138,36 +162,27 @@ class UpdateTap:
                 )
                 self._stepped[name] = values
                 # A later step in the same batch starts from here.
-                self._now[name] = after[name].clone()
+                self._now[name] = after[name]
         label = self._wiring.label(optimizer)
         return UpdateDraft(label, self._wiring.is_scheduled(optimizer), numbers)
 
     def _driven(self, held: Mapping[str, Parameter], ledger: Ledger) -> dict[str, Entry]:
         """Note how many of the sampled elements have a gradient that is not zero."""
-        few = {
-            name: values
-            for name, p in held.items()
-            if p.grad is not None
-            and p.grad.layout is torch.strided
-            and (values := self._sample(p.grad)) is not None
-        }
+        few = self._samples(
+            {
+                name: p.grad
+                for name, p in held.items()
+                if p.grad is not None and p.grad.layout is torch.strided
+            }
+        )
         counts = ledger.note_all(foreach_norm(list(few.values()), 0))
         return dict(zip(few, counts, strict=True))
 
-    def _samples(self, parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {
-                name: values.clone()
-                for name, parameter in parameters.items()
-                if (values := self._sample(parameter)) is not None
-            }
-
-    def _sample(self, tensor: Tensor) -> Tensor | None:
-        values = dense(tensor)
-        if values is None:
-            return None
+    def _samples(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         size = min(PARAMETER_SAMPLE, max(16, MOST_SAMPLED // max(1, len(self._wiring.parameters))))
-        return sample(values, size)
+        values = {name: v for name, tensor in tensors.items() if (v := dense(tensor)) is not None}
+        with torch.no_grad():
+            return samples(values, size)
 
 
 def _number(value: object, default: float) -> float:
@@ -179,10 +194,14 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape == other.shape
 
 
+def _differences(now: Sequence[Tensor], then: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_sub(list(now), list(then))) if now else []
+
+
 def _distances(
     now: Mapping[str, Tensor], then: Mapping[str, Tensor], ledger: Ledger
 ) -> dict[str, Entry]:
     """Note the largest change of each sample; of those that were taken both times."""
     both = [name for name, values in now.items() if _alike(values, then.get(name))]
-    deltas = [now[name] - then[name] for name in both]
+    deltas = _differences([now[name] for name in both], [then[name] for name in both])
     return dict(zip(both, ledger.note_all(foreach_norm(deltas, math.inf)), strict=True))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_debug.taps.statistics import tensors_in
+from lightning_debug.taps.statistics import bare, tensors_in
 
 STAGES = frozenset(["val", "valid", "validation", "dev", "eval"])
 FILLERS = frozenset(["epoch", "total", "mean", "avg", "dataloader", "idx", "0"])
@@ -38,7 +38,7 @@ class ValidationTap:
         if isinstance(loss, Tensor) and loss.numel() > 0:
             size = batch_size(batch)
             # Summed here: the metric reads each value to see whether it is NaN.
-            value = loss.detach().mean().float() * size
+            value = bare(loss).mean().float() * size
             self._total = value if self._total is None else self._total + value
             self._weight += size
 

@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_debug.observation import GroupPlan, OptimizerPlan, ParameterStart, owner
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norm, sample, stride_for, wide
+from lightning_debug.taps.statistics import (
+    PARAMETER_SAMPLE,
+    dense,
+    largest,
+    norm,
+    sample,
+    stride_for,
+    wide,
+)
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.twins import decay_of
@@ -41,11 +50,14 @@ class Wiring:
         self._choosing: set[str] = set()
         self._steps: set[int] = set()
         self._decays: dict[tuple[int, int], str] = {}
+        self._held: dict[int, Mapping[str, Parameter]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read modules and parameter groups anew; they may change between two looks."""
-        self.parameters = dict(self._model.named_parameters())
+        # Lazy ones get their values, and their shape, in the first forward pass.
+        named = self._model.named_parameters()
+        self.parameters = {name: p for name, p in named if not is_lazy(p)}
         # Of wrappers that share their groups (SAM, Lookahead) the one that was known first wins.
         self._holders = {
             id(parameter): (optimizer, index)
@@ -53,6 +65,7 @@ class Wiring:
             for index, group in enumerate(optimizer.param_groups)
             for parameter in group["params"]
         }
+        self._held.clear()
 
     def paths(self) -> dict[int, str]:
         """Return the path of each module by identity; the model itself has an empty one."""
@@ -113,13 +126,15 @@ class Wiring:
         """Tell whether a scheduler drives the learning rate."""
         return id(optimizer) in self._scheduled
 
-    def held_by(self, optimizer: Optimizer) -> dict[str, Parameter]:
+    def held_by(self, optimizer: Optimizer) -> Mapping[str, Parameter]:
         """Return the parameters of the model that an optimizer holds."""
-        return {
-            name: parameter
-            for name, parameter in self.parameters.items()
-            if (holder := self._holders.get(id(parameter))) and holder[0] is optimizer
-        }
+        if id(optimizer) not in self._held:
+            self._held[id(optimizer)] = {
+                name: parameter
+                for name, parameter in self.parameters.items()
+                if (holder := self._holders.get(id(parameter))) and holder[0] is optimizer
+            }
+        return self._held[id(optimizer)]
 
     def group_of(self, parameter: Parameter) -> int:
         """Return the index of the parameter group that holds a parameter; -1 for none."""
@@ -162,7 +177,8 @@ class Wiring:
         containers = {
             path: [f"{path}.{name}" if path else name for name, _ in module.named_children()]
             for path, module in self._model.named_modules()
-            if type(module).forward is Module.forward
+            if not isinstance(module, torch.jit.ScriptModule)
+            and type(module).forward is Module.forward
         }
         idle: set[str] = set()
         busy = {holder for path in trace.ran for holder in holders(path)}
@@ -220,7 +236,7 @@ class _Start:
             few = sample(values, PARAMETER_SAMPLE)
             self._size = few.numel()
             self._norm = ledger.note(norm(few))
-            self._largest = ledger.note(torch.linalg.vector_norm(values, math.inf))
+            self._largest = ledger.note(largest(values))
             if values.ndim > 1 and values.shape[0] > 1:
                 self._apart = ledger.note(spread_of_units(values))
 

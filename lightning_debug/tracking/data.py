@@ -133,7 +133,9 @@ def _labels(dataset: Any) -> np.ndarray[Any, Any] | None:
         own = getattr(dataset, "__dict__", {})
         values = next((own[name] for name in LABELS if name in own), None)
     if isinstance(values, Tensor):
-        values = values.numpy() if values.device.type == "cpu" and values.ndim == 1 else None
+        few = values.ndim == 1 and len(values) <= MOST_LABELS
+        # Of a copy: memory that numpy has seen cannot be resized any more.
+        values = values.clone().numpy() if few and values.device.type == "cpu" else None
     short = isinstance(values, (np.ndarray, Sequence)) and 0 < len(values) <= MOST_LABELS
     if not short or isinstance(values, str):
         return None

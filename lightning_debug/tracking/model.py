@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 
 from lightning_debug.taps.statistics import sample
 
@@ -24,8 +25,8 @@ def describe(model: Module) -> dict[str, Any]:
     The architecture is told apart by names, classes, shapes, dtypes and what the layers of torch
     say of themselves; the weights by at most 4096 evenly chosen elements of each tensor.
     """
-    parameters = dict(model.named_parameters())
-    buffers = dict(model.named_buffers())
+    parameters = {name: p for name, p in model.named_parameters() if not is_lazy(p)}
+    buffers = {name: buffer for name, buffer in model.named_buffers() if not is_lazy(buffer)}
     sizes: Counter[str] = Counter()
     for name, parameter in parameters.items():
         sizes[name.partition(".")[0]] += parameter.numel()
@@ -61,7 +62,8 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     with torch.no_grad():
         for tensor in on_host([_bytes(tensor) for tensor in tensors]):
-            digest.update(tensor.numpy().tobytes())
+            # Of a copy: memory that numpy has seen cannot be resized any more.
+            digest.update(tensor.clone().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

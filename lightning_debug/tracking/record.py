@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lightning_debug.tracking import data, machine, model
@@ -39,7 +40,7 @@ def describe(
         hyperparameters: By whose they are, such as ``"model"``; None for the short record of a
             run that nobody wants to track.
     """
-    parameters = list(module.parameters())
+    parameters = [p for p in module.parameters() if not is_lazy(p)]
     head = {
         "model": type(module).__name__,
         "parameters": sum(p.numel() for p in parameters),
@@ -121,7 +122,7 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
     for group in optimizer.param_groups[:MOST_ITEMS]:
         settings = {name: _number(item) for name, item in group.items() if name not in LIVE}
         settings = {name: item for name, item in settings.items() if _is_setting(item)}
-        sizes = [parameter.numel() for parameter in group["params"]]
+        sizes = [parameter.numel() for parameter in group["params"] if not is_lazy(parameter)]
         groups.append(settings | {"tensors": len(sizes), "parameters": sum(sizes)})
     described: dict[str, Any] = safe({"class": type(optimizer).__name__, "groups": groups})
     return described

@@ -13,6 +13,7 @@ from lightning_debug.observation import (
     Observation,
     ParameterGradient,
     RunEnd,
+    Updates,
 )
 from lightning_debug.wording import CUTS
 
@@ -27,8 +28,9 @@ class NoGradient(Check):
     Silent when: it had a gradient at any earlier step (toggled GAN parts, stochastic depth,
     batches without positives), which takes ``patience`` looks to rule out; its module has not run
     yet, but may later (a stage that starts late, experts, heads by task), which takes
-    ``idle_patience`` looks. At the end of a run, a module that has never run is told, unless a
-    sibling in the same container ran instead.
+    ``idle_patience`` looks; something else than the optimizer keeps changing it (an average of
+    the weights). At the end of a run, a module that has never run is told, unless a sibling in the
+    same container ran instead.
 
     Args:
         patience: Looks in a row without any gradient.
@@ -47,6 +49,7 @@ class NoGradient(Check):
     looks: int = 6
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
     _idle: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _backward: bool = field(default=True, init=False, repr=False)
 
     def on_connections(self, obs: Connections) -> Iterator[Finding]:
@@ -65,10 +68,17 @@ class NoGradient(Check):
             elif gradient.executed:
                 message = f"{name} is used in the forward pass but backward has never reached it"
                 yield self.finding(obs, f"{message}{_end(gradient)}.", where=name)
+            elif name in self._moved:
+                self._idle.pop(name, None)
             else:
                 if not gradient.routed:
                     self._idle[name] = self._idle.get(name, 0) + 1
                 yield self._unused(obs, name, self.idle_patience)
+
+    def on_updates(self, obs: Updates) -> Iterator[Finding]:
+        """Remember what changes; without a gradient, it is not the optimizer that changes it."""
+        self._moved |= {name for name, update in obs.parameters.items() if update.moved}
+        yield from ()
 
     def on_run_end(self, obs: RunEnd) -> Iterator[Finding]:
         """List the parameters of modules that have never run."""

@@ -19,10 +19,11 @@ class NonLinearityMissing(Check):
 
     Silent when: anything bends, pools, adds or splits the output on the way, or uses it elsewhere
     too, at any look (layers between them that are skipped at random); the middle is narrower than
-    both ends (low rank, adapters, latent codes); the layers are projections of an attention,
-    convolutions in groups, separable, or over patches, or a vector made into a map. Where a part
-    of the model with several layers ends and another begins (encoder and head), or a batch norm
-    stands between them in a model without any activation, it is only said as information.
+    both ends (low rank, adapters, latent codes); the layers are projections of an attention or of
+    a gate (GLU), convolutions in groups, separable, or over patches, or a vector made into a map.
+    Where a part of the model with several layers ends and another begins (encoder and head), or a
+    batch norm stands between them in a model without any activation, it is only said as
+    information.
 
     Args:
         patience: Looks in a row.

@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Batch, BatchTensor, Loader, RunStart
+from lightning_debug.observation import Batch, BatchTensor, Loader, RunStart, same_order
 
 LOOKS_KEPT = 64
 
@@ -37,6 +37,7 @@ class DataNotShuffled(Check):
     """
 
     fix = "Shuffle the training data: DataLoader(dataset, batch_size=..., shuffle=True)."
+    symptom_of = ("sampler-epoch-not-set",)
 
     looks: int = 8
     sorted_share: float = 0.5
@@ -94,7 +95,7 @@ class DataNotShuffled(Check):
         if len(full) < 2:
             return
         first, last = self._epochs[full[-2]], self._epochs[full[-1]]
-        if not _same_order(first, last):
+        if not same_order(first, last):
             return
         message = (
             f"Epoch {full[-1]} starts with the same {len(last)} batches in the same order as epoch"
@@ -150,19 +151,6 @@ def _target(tensors: Sequence[BatchTensor]) -> BatchTensor | None:
         return used[0]
     second = tensors[1] if len(tensors) == 2 else None
     return second if second and second.labels and not second.input else None
-
-
-def _same_order(
-    first: Mapping[int, Mapping[str, float]], last: Mapping[int, Mapping[str, float]]
-) -> bool:
-    """Tell whether a tensor that differs from batch to batch is the same in both epochs."""
-    common = sorted(first.keys() & last.keys())
-    for path in first[common[0]] if common else ():
-        one = [first[index].get(path, math.nan) for index in common]
-        other = [last[index].get(path, math.nan) for index in common]
-        if len(set(one)) == len(one) and one == other:
-            return True
-    return False
 
 
 def _agreement(batches: Sequence[Sequence[float]]) -> tuple[float, float]:

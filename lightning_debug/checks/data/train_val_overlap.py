@@ -30,7 +30,9 @@ class TrainValOverlap(Check):
     Silent when: samples are alike by nature (few possible inputs, such as short token sequences or
     flags), judged by how often they repeat within the validation data; a few rows are duplicates;
     the trainer overfits a few batches. Training data in one of several validation loaders, to
-    watch both, is info. An augmentation that changes every sample hides the overlap.
+    watch both, is info; the training step picks its samples from the batch (nodes of one graph,
+    windows of a series), because validation may pick others. An augmentation that changes every
+    sample hides the overlap.
 
     Args:
         share: Smallest share of the validation samples, estimated from the training samples that
@@ -52,6 +54,7 @@ class TrainValOverlap(Check):
     natural: float = 3.0
     remembered: int = 8192
     _loader: Loader = field(default_factory=Loader, init=False, repr=False)
+    _picked: bool = field(default=False, init=False, repr=False)
     _first: int | None = field(default=None, init=False, repr=False)
     _seen: dict[str, Counter[Key]] = field(default_factory=dict, init=False, repr=False)
     _once: dict[str, Counter[Key]] = field(default_factory=dict, init=False, repr=False)
@@ -64,6 +67,7 @@ class TrainValOverlap(Check):
     def on_batch(self, obs: Batch) -> Iterator[Finding]:
         """Remember the inputs that were trained on."""
         self._first = obs.epoch if self._first is None else self._first
+        self._picked = self._picked or obs.picked
         for tensor in obs.tensors:
             if tensor.input:
                 seen = self._seen.setdefault(tensor.path, Counter())
@@ -77,7 +81,7 @@ class TrainValOverlap(Check):
 
     def on_validation(self, obs: Validation) -> Iterator[Finding]:
         """Look for validation samples among them."""
-        if self._loader.overfit:
+        if self._loader.overfit or self._picked:
             return
         loaders = {item.loader for item in obs.prints}
         found: dict[int, tuple[float, int]] = {}

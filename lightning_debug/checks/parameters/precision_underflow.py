@@ -42,6 +42,7 @@ class PrecisionUnderflow(Check):
         weights: Share of the weights whose gradient has such an error.
         smallest: Scale of the gradient scaler below which gradients are made smaller.
         refusals: Looks in a row at which that scale has fallen.
+        start: Scale that scalers start with; one that starts higher may fall to it.
         patience: Looks in a row.
     """
 
@@ -52,6 +53,7 @@ class PrecisionUnderflow(Check):
     weights: float = 0.25
     smallest: float = 1.0
     refusals: int = 12
+    start: float = 2.0**16
     patience: int = 8
     _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _moved: dict[str, float] = field(default_factory=dict, init=False, repr=False)
@@ -165,7 +167,8 @@ class PrecisionUnderflow(Check):
         before = self._scales[-1] if self._scales else math.nan
         self._scales = [*self._scales[:1], obs.scale]
         self._falls = self._falls + 1 if obs.scale < before else 0
-        if self._falls >= self.refusals or obs.scale < self.smallest:
+        refuses = self._falls >= self.refusals and obs.scale < self.start
+        if refuses or obs.scale < self.smallest:
             self._refused = True
             message = (
                 f"The scale of the gradient scaler has fallen from {self._scales[0]:g} to"

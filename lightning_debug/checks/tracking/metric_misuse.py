@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding
+from lightning_debug.naming import expression
 from lightning_debug.observation import MetricPass, Threshold, Tracking
 
 
@@ -64,8 +65,8 @@ class MetricMisuse(Check):
                 " reset."
             )
             fix = (
-                f"Call self.{use.place}.reset() after compute(), or log the object:"
-                f' self.log("{name}", self.{use.place}). Use one object for each stage.'
+                f"Call {expression(use.place)}.reset() after compute(), or log the object:"
+                f' self.log("{name}", {expression(use.place)}). Use one object for each stage.'
             )
             yield self.finding(
                 obs, message, where=use.place, fix=fix, before=use.before, updates=use.updates
@@ -83,8 +84,8 @@ class MetricMisuse(Check):
                 f" {use.batches} batches; over all of them together it is {use.whole:.4g}."
             )
             fix = (
-                f'Log the object, self.log("{name}", self.{use.place}), or update() it in each'
-                " batch and compute() it once at the end of the epoch."
+                f'Log the object, self.log("{name}", {expression(use.place)}), or update() it in'
+                " each batch and compute() it once at the end of the epoch."
             )
             yield self.finding(
                 obs, message, where=use.place, fix=fix, mean=obs.metrics[name], whole=use.whole

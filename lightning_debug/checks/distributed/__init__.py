@@ -1,0 +1,1 @@
+"""Do the processes that train together train one model, on different data?"""
