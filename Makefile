@@ -3,7 +3,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow bench lint clients
 
 demo: $(READY)  ## train on digits with planted bugs and show what is found
 	$(RUN)/python examples/digits.py
@@ -13,6 +13,12 @@ test: lint  ## what CI runs
 
 slow: lint  ## every test
 	$(RUN)/pytest -n 2
+
+bench: $(READY)  ## what the suite costs, beside what people use instead
+	$(RUN)/python -m tests.bench --out bench.md
+
+clients:  ## train other people's programs, each in its own environment; not in CI
+	$(PYTHON) -m tests.clients $(CLIENTS)
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections import Counter
 from typing import Any
 
@@ -161,6 +162,38 @@ def test_what_no_check_asks_for_is_not_measured() -> None:
     assert not session.wants(Activations)
 
 
+class CountCalls(pl.Callback):
+    """Counts our own Python calls in one step, from its start to that of the next."""
+
+    def __init__(self, step: int) -> None:
+        self._at = step
+        self.calls = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        sys.setprofile(self._count if trainer.global_step == self._at else None)
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        sys.setprofile(None)
+
+    def _count(self, frame: Any, event: str, arg: object) -> None:
+        name = frame.f_globals.get("__name__", "")
+        self.calls += event == "call" and name.startswith("lightning_debug")
+
+
+def test_a_step_without_a_look_makes_a_few_calls_whatever_the_number_of_layers() -> None:
+    def calls(layers: int) -> int:
+        blocks = [m for _ in range(layers) for m in (torch.nn.Linear(64, 64), torch.nn.ReLU())]
+        program = Program(torch.nn.Sequential(*blocks, torch.nn.Linear(64, 10)))
+        counter = CountCalls(14)  # looks are made at 13 and 16
+        suite = DebugSuite(preflight=False, sinks=[], every_n_steps=50)
+        quiet_trainer(max_epochs=1, limit_train_batches=16, callbacks=[counter, suite]).fit(
+            program, digits()
+        )
+        return counter.calls
+
+    assert calls(2) == calls(40) < 100
+
+
 @pytest.mark.slow
 def test_memory_is_bounded_over_a_hundred_thousand_simulated_looks() -> None:
     session = Session(DebugSuite(sinks=[Memory()]).checks, [Memory()])
@@ -206,7 +239,7 @@ def test_the_taps_keep_nothing_from_look_to_look() -> None:
         observer.before_optimizer_step(optimizer)
         optimizer.step()
         optimizer.zero_grad()
-        observer.batch_end(loss)
+        observer.batch_end(loss, step + 1)
 
     def own() -> int:
         return _size(observer) - _size(session)  # the checks keep a curve, of bounded length

@@ -18,6 +18,17 @@ def test_severities_are_ordered_and_equal_to_their_words():
     assert str(Severity.ERROR) == f"{Severity.ERROR}" == "error"
 
 
+def test_places_are_named_without_wrappers():
+    compiled = finding(
+        message="net._orig_mod.0 and _orig_mod.head of net._orig_mod.",
+        where="net._orig_mod.0",
+        places=("net._orig_mod.0._checkpoint_wrapped_module.weight", "my_orig_mod.0"),
+    )
+    assert compiled.message == "net.0 and head of net."
+    assert compiled.where == "net.0"
+    assert compiled.places == ("net.0.weight", "my_orig_mod.0")
+
+
 @pytest.mark.parametrize(
     "again",
     [

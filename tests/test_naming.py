@@ -1,8 +1,8 @@
-"""What the name of a metric says."""
+"""What the name of a metric says, and how code names a module."""
 
 import pytest
 
-from lightning_debug.naming import better, of_validation
+from lightning_debug.naming import better, expression, of_validation
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,11 @@ def test_of_validation() -> None:
     assert of_validation("loss/valid")
     assert not of_validation("train_loss")
     assert not of_validation("loss")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("f1", "self.f1"), ("metrics.2.f1", "self.metrics[2].f1"), ("parts.0.1", "self.parts[0][1]")],
+)
+def test_expression(path, code):
+    assert expression(path) == code

@@ -61,6 +61,23 @@ class Pretrained(nn.Module):
         return self.head(self.body(self.table(ids)).mean(1))
 
 
+class Logged(nn.Module):
+    """A body with a ``train()`` of its own, which does as it is told and notes it."""
+
+    def __init__(self, bug):
+        super().__init__()
+        self.net, self.told = dense(), []
+        if bug:
+            self.eval()
+
+    def train(self, mode=True):
+        self.told = [*self.told, mode]
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.net(x)
+
+
 class Recurrent(nn.Module):
     """Dropout between the layers of an LSTM, and a functional one."""
 
@@ -109,6 +126,7 @@ class Evaluates(pl.LightningModule):
             "net.body",
             id="transformer, pretrained",
         ),
+        pytest.param(lambda bug: Program(Logged(bug)), digits, "net", id="mlp, train() of its own"),
         pytest.param(Evaluates, sequences, "net", id="lstm, in a manual training step"),
     ],
 )
@@ -117,3 +135,9 @@ def test_pair(program, data, where):
     assert "module-in-eval-mode" in names(broken)
     assert places(broken, "module-in-eval-mode") == {where}
     assert alarms(fit(lambda: program(False), data())) == []
+
+
+def test_own_train_is_asked_on_a_shell():
+    module = Program(Logged(True))
+    fit(lambda: module, digits(n=128), epochs=1)
+    assert module.net.told == [False]  # Lightning restores modes one by one

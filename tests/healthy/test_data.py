@@ -729,3 +729,129 @@ class Noisy(Dataset):
 def test_workers_with_their_own_noise():
     data = DataLoader(Noisy(), batch_size=32, shuffle=True, num_workers=2)
     assert alarms(fit(lambda: Program(mlp()), data, epochs=1)) == []
+
+
+class Nodes(Program):
+    """One graph is the only batch: some of its nodes are trained on, and others validated."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(16, 32), optimizer=partial(torch.optim.Adam, lr=0.01))
+        self.head = nn.Linear(32, 3)
+
+    def training_step(self, batch, batch_idx):
+        x, links, y, known = batch
+        return self.loss(self(x, links)[known], y[known])
+
+    def forward(self, x, links):
+        return self.head(links @ F.relu(links @ self.net(x)))
+
+    def validation_step(self, batch, batch_idx):
+        x, links, y, known = batch
+        self.log("val_loss", self.loss(self(x, links)[~known], y[~known]))
+
+
+def graph(nodes=240):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 3, (nodes,), generator=generator)
+    noise = 2.0 * torch.randn(nodes, 16, generator=generator)
+    x = torch.randn(3, 16, generator=generator)[y] + noise
+    likely = torch.where(y[:, None] == y, 0.05, 0.01)
+    links = (torch.rand(nodes, nodes, generator=generator) < likely) | torch.eye(nodes).bool()
+    links = links / links.sum(1, keepdim=True)
+    return [(x, links, y, torch.rand(nodes, generator=generator) < 0.6)]
+
+
+class Windows(Program):
+    """The step cuts windows out of whole series: of the past to train, of the last to validate."""
+
+    def __init__(self):
+        net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
+        super().__init__(net, F.mse_loss)
+
+    def step(self, series):
+        windows = series.unfold(1, 16, 1).flatten(0, 1)
+        return self.loss(self(windows[:, :12]), windows[:, 12:])
+
+    def training_step(self, batch, batch_idx):
+        return self.step(batch[0][:, :-20])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.step(batch[0][:, -32:]))
+
+
+def series():
+    generator = torch.Generator().manual_seed(0)
+    phase = 6.0 * torch.rand(64, 1, generator=generator)
+    values = torch.sin(torch.arange(120) / 4.0 + phase)
+    values = values + 0.1 * torch.randn(64, 120, generator=generator)
+    return DataLoader(TensorDataset(values), batch_size=16, shuffle=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "epochs"),
+    [
+        pytest.param(Nodes, lambda: DataLoader(graph(), batch_size=None), 40, id="nodes"),
+        pytest.param(Windows, series, 8, id="windows"),
+    ],
+)
+def test_steps_that_pick_their_samples(program, data, epochs):
+    assert alarms(fit(program, data(), validation=data(), epochs=epochs)) == []
+
+
+class Labelled(torch.Tensor):
+    """Keeps names beside its columns, and wants to be told them again."""
+
+    def to(self, *args, **kwargs):
+        made = super().to(*args, **kwargs)
+        made.names = self.names
+        return made
+
+    def reshape(self, *shape):
+        made = super().reshape(*shape)
+        made.names = self.names[: made.shape[-1]]
+        return made
+
+    def clone(self, *args, **kwargs):
+        made = super().clone(*args, **kwargs)
+        made.names = self.names
+        return made
+
+    def square(self):
+        made = super().square()
+        made.names = self.names
+        return made
+
+
+class Named(Program):
+    """What the step computes has a class of the user's own."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = (t.as_subclass(Labelled) for t in batch)
+        x.names, y.names = list("abcdefgh"), ["y"]
+        difference = (self(x) - y).as_subclass(Labelled)
+        difference.names = ["y"]
+        return difference.square().mean().as_subclass(torch.Tensor)
+
+
+class NamedData(Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index]
+
+
+def labelled(samples):
+    x, y = (torch.stack(values).as_subclass(Labelled) for values in zip(*samples, strict=True))
+    x.names, y.names = list("abcdefgh"), ["y"]
+    return x, y
+
+
+def test_tensors_of_a_class_of_the_users_own():
+    data = NamedData(regression(n=256).dataset)
+    loader = DataLoader(data, batch_size=32, shuffle=True, collate_fn=labelled)
+    net = partial(mlp, 8, 1)
+    assert alarms(fit(lambda: Named(net(), F.mse_loss), loader)) == []

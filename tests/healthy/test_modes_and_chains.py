@@ -500,6 +500,22 @@ def pooled():
     )
 
 
+class Gated(nn.Module):
+    """A residual block that ends in a gate with a projection of its own, as in a TFT."""
+
+    def __init__(self):
+        super().__init__()
+        self.lead = nn.Linear(64, 32)
+        self.body = nn.Sequential(
+            nn.Linear(32, 32), nn.ELU(), nn.Linear(32, 32), nn.Dropout(0.1), nn.Linear(32, 64)
+        )
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = F.elu(self.lead(x))
+        return self.head(self.norm(x + F.glu(self.body(x))))
+
+
 def frozen_projection():
     """The projection that ends a frozen backbone, and a head for it."""
     body = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).requires_grad_(False)
@@ -529,6 +545,7 @@ def frozen_projection():
         pytest.param(CentreLoss, True, id="embedding with a loss"),
         pytest.param(lambda: Program(Mixture()), True, id="soft lookup"),
         pytest.param(lambda: Program(InputProjection()), True, id="projection before a gru"),
+        pytest.param(lambda: Program(Gated()), True, id="gate"),
         pytest.param(lambda: Program(pooled()), False, id="max pooling"),
         pytest.param(lambda: Program(frozen_projection()), True, id="frozen projection"),
     ],

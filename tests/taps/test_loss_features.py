@@ -57,6 +57,18 @@ def test_two_sides():
     assert sum(call.counts.targets) == 16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_probabilities_sum_to_one_as_nearly_as_their_format_can(dtype):
+    rows = torch.randn(256, 10, generator=torch.Generator().manual_seed(0)).mul(4.0).softmax(1)
+    y = torch.randint(0, 10, (256,))
+    probable, other = (
+        hear(F.cross_entropy, values.to(dtype).requires_grad_(), y).prediction.distributions
+        for values in (rows, 1.05 * rows)
+    )
+    assert probable == 1.0
+    assert other == 0.0
+
+
 def test_ignored_targets_count_nowhere():
     y = torch.tensor([0, 1, 2, -100, -100, 1])
     logits = F.one_hot(y.clamp_min(0), 3).float().requires_grad_()

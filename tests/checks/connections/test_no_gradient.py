@@ -3,7 +3,7 @@ import pytest
 from lightning_debug.checks.connections.no_gradient import NoGradient
 from lightning_debug.finding import Severity
 from lightning_debug.observation import Connections, RunEnd
-from tests.build_updates import gradients, told
+from tests.build_updates import gradients, told, updates
 
 NONE = {"present": False, "largest": 0.0, "norm": 0.0}
 
@@ -54,6 +54,16 @@ def test_the_end_of_the_run_proves_that_a_module_never_ran(looks, completed, rou
     found = list(check.on_run_end(RunEnd(completed=completed)))
     assert len(found) == told_of
     assert all(finding.patience == 1 for finding in found)
+
+
+def test_silent_on_an_average_of_the_weights():
+    check = NoGradient()
+    unused = gradients({"spare.weight": {**NONE, "executed": False}})
+    for _ in range(check.looks):
+        list(check.on_gradients(unused))
+        list(check.on_updates(updates({"spare.weight": {"moved": True}})))
+    assert not list(check.on_gradients(unused))
+    assert not list(check.on_run_end(RunEnd(completed=True)))
 
 
 def test_waits_longer_where_a_module_did_not_run():

@@ -4,7 +4,7 @@ import pytest
 
 from lightning_debug.checks.loss.non_finite_loss import NonFiniteLoss
 from lightning_debug.finding import Severity
-from lightning_debug.observation import Losses
+from lightning_debug.observation import Losses, Precision
 
 
 def losses(*values, **changes):
@@ -28,6 +28,20 @@ def test_counts_the_broken_parameters():
         "The loss is inf from step 0 on. By now 2 parameters are not finite, net.0.weight first."
     )
     assert "every_n_steps=1" in finding.fix
+
+
+def test_fires_where_no_loss_is_finite_any_more():
+    check = NonFiniteLoss()
+    assert not list(check.on_losses(losses(2.3, *[math.nan] * 5, skipped=True)))
+    (finding,) = check.on_losses(losses(*[math.nan] * 5, skipped=True))
+    assert finding.message.startswith("The loss is nan from step 1 on.")
+
+
+def test_a_scaler_may_have_refused_a_step_between_two_looks():
+    check = NonFiniteLoss()
+    assert not list(check.on_precision(Precision(scale=65536.0)))
+    assert not list(check.on_losses(losses(2.3, math.inf, 2.1)))
+    assert list(check.on_losses(losses(2.3, math.inf, 2.1, broken=("net.0.weight",))))
 
 
 @pytest.mark.parametrize(

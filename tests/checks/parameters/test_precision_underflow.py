@@ -66,6 +66,9 @@ def test_scale_that_falls():
         pytest.param([flushed(a=1.0, b=0.0, c=0.0, d=0.0, e=0.0)], id="few gradients"),
         pytest.param([Precision(skipped="no loss")], id="no experiment"),
         pytest.param(scaled(65536.0, 65536.0), id="a scale that stays"),
+        pytest.param(
+            scaled(*(2.0 ** (32 - i) for i in range(16))), id="a scale that starts too high"
+        ),
         pytest.param(scaled(32768.0, 65536.0), id="a scale that grows"),
     ],
 )
