@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 log = logging.getLogger("lightning_debug")
 
@@ -23,13 +23,9 @@ class Containment:
         """Tell whether the part has not failed."""
         return part not in self.failures
 
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
+    def __call__(self, part: str) -> AbstractContextManager[None, bool]:
         """Contain what is raised inside; an interrupt by the user passes."""
-        try:
-            yield
-        except Exception as error:
-            self.fail(part, error)
+        return _Contained(self, part)
 
     def fail(self, part: str, error: Exception) -> None:
         """Switch a part off and say so, the first time."""
@@ -41,3 +37,27 @@ class Containment:
                 part,
                 exc_info=error,
             )
+
+
+class _Contained:
+    """Hands what is raised inside to the containment; a class, for it is entered at every step."""
+
+    __slots__ = ("_containment", "_part")
+
+    def __init__(self, containment: Containment, part: str) -> None:
+        self._containment = containment
+        self._part = part
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, Exception):
+            self._containment.fail(self._part, error)
+            return True
+        return False

@@ -86,7 +86,8 @@ class Session:
 
     def wants(self, kind: type[Observation]) -> bool:
         """Tell whether any working check asks for this kind; if not, do not measure it."""
-        return any(map(self._works, self._asking[kind]))
+        asking = self._asking[kind]
+        return bool(asking) and (not self.contain.failures or any(map(self._works, asking)))
 
     @property
     def draws(self) -> bool:
