@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +55,7 @@ from lightning_debug.taps.connections import ConnectionTap
 from lightning_debug.taps.data import BatchTap
 from lightning_debug.taps.dropouts import DropoutTap, Probabilities
 from lightning_debug.taps.dropped_norm import DroppedNormTap
+from lightning_debug.taps.eager import Eagerly
 from lightning_debug.taps.entries import EntryTap
 from lightning_debug.taps.filters import FilterTap
 from lightning_debug.taps.forward import ForwardTap
@@ -250,7 +251,7 @@ class Observer:
         self._idle = 0
         self._stepping = False
         self._handles: list[RemovableHandle] = []
-        self._stance: Any = None
+        self._eagerly = ExitStack()
 
     def _drawing_taps(self, model: Module) -> list[LookTap]:
         """Return the taps that make pictures, and nothing else."""
@@ -613,8 +614,8 @@ class Observer:
             register_optimizer_step_post_hook(self._after_step),
         ]
         # Compiled code does not run hooks; eager code for one step recompiles nothing.
+        self._eagerly.enter_context(Eagerly())
         if "torch._dynamo" in sys.modules:
-            self._stance = torch.compiler.set_stance("force_eager")
             # Said of global hooks on compiled modules; ours count leaf modules only.
             warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when")
 
@@ -671,9 +672,7 @@ class Observer:
         self.validation.note(self._classes.take())
         self._terms.end()
         self._functions.close()
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+        self._eagerly.close()
         look.ran = dict(self._trace.ran)
         used = self._trace.used
         look.used = {n for n, p in self._wiring.parameters.items() if id(p) in used}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch.nn import Module
 
 from lightning_debug.observation import (
@@ -26,6 +24,7 @@ from lightning_debug.session import Session
 from lightning_debug.taps.batch_norms import BatchNormTap, EvaluatedNormTap
 from lightning_debug.taps.data import ValidationPrintTap
 from lightning_debug.taps.dropouts import EvaluatedDropoutTap, Probabilities
+from lightning_debug.taps.eager import Eagerly
 from lightning_debug.taps.functions import FunctionTap
 from lightning_debug.taps.metrics import MetricTap, read
 from lightning_debug.taps.modes import ModeTap, ModuleEars
@@ -217,8 +216,7 @@ class ValidationObserver:
         self._ears.callback(self._modules.close)
         self._ears.enter_context(self._functions)
         self._functions.listening = True
-        if "torch._dynamo" in sys.modules:
-            self._ears.enter_context(torch.compiler.set_stance("force_eager"))
+        self._ears.enter_context(Eagerly())
 
     def _deafen(self) -> None:
         self._functions.listening = False

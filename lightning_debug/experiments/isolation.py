@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import random
-import sys
 import warnings
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from lightning_debug.experiments.outward import contained
+from lightning_debug.taps.eager import Eagerly
 
 
 @contextlib.contextmanager
@@ -37,8 +37,7 @@ def isolated(dtype: torch.dtype | None) -> Iterator[None]:
             for kind in {"cpu", _accelerator()}:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.enable_grad())
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(Eagerly())
         stack.callback(torch.set_default_dtype, default)
         torch.set_default_dtype(dtype or default)
         yield

@@ -31,6 +31,7 @@ eager = partial(torch.compile, backend="eager")
 def nothing_compiled() -> Iterator[None]:
     torch._dynamo.reset()
     counters.clear()
+    torch.compiler.set_stance("default")
     yield
     torch._dynamo.reset()
     counters.clear()
