@@ -62,7 +62,7 @@ class Layout:
 
     @property
     def fingerprint(self) -> float:
-        """Return a number that other names and sizes do not have."""
+        """Return a number that other names, and names shared out otherwise, do not have."""
         text = repr((self.copies, self.resting, sorted(self.shards.items())))
         return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big"))
 

@@ -9,8 +9,6 @@ from lightning_debug.check import BREAKS_ALL, Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Ranks, RankTensor
 
-AGREE = "each process must make the same changes to its copy, or they must be sent to all of them"
-
 
 @dataclass(kw_only=True)
 class RanksDiverged(Check):
@@ -101,5 +99,6 @@ def _reason(tensor: RankTensor, tolerance: float) -> tuple[str, str]:
     return (
         f"gradients and updates are the same, so something else than the optimizer has changed it,"
         f" and {apart}.",
-        f"Where weights are changed by hand, {AGREE}.",
+        "Where weights are changed by hand, each process must make the same changes to its copy, or"
+        " they must be sent to all of them.",
     )
