@@ -23,6 +23,7 @@ from lightning_debug.observation import (
     DataFlow,
     Dropouts,
     FutureLeak,
+    Glance,
     GradientCheck,
     GradientNoise,
     Gradients,
@@ -220,6 +221,10 @@ class Check(ABC):
 
     def on_updates(self, obs: Updates) -> Iterable[Finding]:
         """Answer from what an optimizer step did."""
+        return ()
+
+    def on_glance(self, obs: Glance) -> Iterable[Finding]:
+        """Answer from the norms of a step between two whole looks."""
         return ()
 
     def on_step_response(self, obs: StepResponse) -> Iterable[Finding]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 
-from lightning_debug.observation import Activations, Gradients, Observation, Updates, owner
+from lightning_debug.observation import Activations, Glance, Gradients, Observation, Updates, owner
 
 # By name: what it is, in the words of a reader.
 METRICS = {
@@ -19,14 +20,18 @@ METRICS = {
 
 def of(obs: Observation) -> dict[str, dict[str, float]]:
     """Return the numbers of an observation, by metric and layer; layers in order of execution."""
+    ratios: dict[str, float]
     if isinstance(obs, Gradients):
-        squares: dict[str, float] = defaultdict(float)
-        for name, gradient in obs.parameters.items():
-            if gradient.present:
-                squares[owner(name)] += gradient.norm**2
-        return {"gradient-norm": {name: math.sqrt(value) for name, value in squares.items()}}
+        return {
+            "gradient-norm": _joined({n: g.norm for n, g in obs.parameters.items() if g.present})
+        }
+    if isinstance(obs, Glance):
+        ratios = {}
+        for name, ratio in obs.ratios.items():
+            ratios.setdefault(owner(name), ratio)
+        return {"gradient-norm": _joined(obs.gradients), "update-ratio": ratios}
     if isinstance(obs, Updates):
-        ratios: dict[str, float] = {}
+        ratios = {}
         for name, update in obs.parameters.items():
             # Of several parameters of a layer the one with most to learn speaks: its matrix.
             if update.fan_in and update.weight_rms > 0:
@@ -39,3 +44,11 @@ def of(obs: Observation) -> dict[str, dict[str, float]]:
         rms = {call.place: call.rms for call in calls}
         return {"activation-rms": rms, "activation-spread": spreads, "dead-share": dead}
     return {}
+
+
+def _joined(norms: Mapping[str, float]) -> dict[str, float]:
+    """Return the norm of each layer from those of its parameters."""
+    squares: dict[str, float] = defaultdict(float)
+    for name, norm in norms.items():
+        squares[owner(name)] += norm**2
+    return {name: math.sqrt(value) for name, value in squares.items()}

@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_debug.experiments.mode_gap import ModeGapTap
 from lightning_debug.experiments.probes import Probes
 from lightning_debug.experiments.rehearsal import rehearse
+from lightning_debug.glances import Glances
 from lightning_debug.observation import (
     Activations,
     Backward,
@@ -243,6 +244,7 @@ class Observer:
         self._ranks = ranks
         self._shared: _Look | None = None
         self._clock = Clock()
+        self._glances = Glances(self._wiring, session, schedule)
         self._step = self._epoch = 0
         self._batch_now: Any = None
         self._looks = 0
@@ -342,6 +344,9 @@ class Observer:
         self._idle -= 1
         if not (first or (updates and self._schedule.due(step) and self._idle <= 0)):
             return
+        if not (first or self._schedule.whole(step)):
+            self._glances.begin(step, epoch)
+            return
         self._conclude()
         self._look = _Look(step, epoch, index, first)
         self._looks += 1
@@ -354,6 +359,7 @@ class Observer:
 
     def break_off(self) -> None:
         """Forget a look of which the batch never ended, as after a StopIteration."""
+        self._glances.break_off()
         if self._look is not None:
             self._close()
 
@@ -435,6 +441,7 @@ class Observer:
             if self._session.wants(Clipping) and self._contain.works(self._clipping.name):
                 with self._contain(self._clipping.name):
                     self._clipping.unseen_step(optimizer, self._step)
+            self._glances.before_step(optimizer)
             return
         if any(known is optimizer for known, _ in look.gradients):
             return  # a closure is evaluated several times in one step
@@ -473,6 +480,9 @@ class Observer:
             self._kept.append((self._step, loss.detach()))
         self._batch_now = None
         look = self._look
+        if look is None and self._glances.open:
+            self._glances.end(loss)
+            return
         if look is None:
             self._clock.stop(looked=False)
             return
@@ -555,7 +565,7 @@ class Observer:
     def abandon(self) -> None:
         """Close the taps and forget what they saw, after a failure of ours."""
         self._uncounted.end()
-        self._close()
+        self.break_off()
         self.validation.close()
         self._kept.clear()
 
@@ -685,6 +695,7 @@ class Observer:
 
     def _read(self) -> None:
         """Take the numbers of a look, if there was one, and show them; in one process at once."""
+        self._glances.read()
         look, self._sent = self._sent, None
         if look is not None:
             with self._contain("reading the numbers of a look"):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from lightning_debug.observation import (
     Activations,
     Clipping,
+    Glance,
     GradientNoise,
     Gradients,
     Observation,
@@ -42,6 +43,16 @@ def of(obs: Observation) -> dict[str, float]:
         rates = {u.lr for u in obs.parameters.values() if not math.isnan(u.lr)}
         rate = {f"learning-rate/{obs.optimizer}": max(rates)} if rates else {}
         return rate | {f"update-ratio/{name}": _median(v) for name, v in _grouped(ratios)}
+    if isinstance(obs, Glance):
+        squares = [(owner(name), norm**2) for name, norm in obs.gradients.items()]
+        ratios = [(owner(name), ratio) for name, ratio in obs.ratios.items()]
+        rate = {} if math.isnan(obs.lr) else {f"learning-rate/{obs.optimizer}": obs.lr}
+        return (
+            rate
+            | {"gradient-norm": obs.norm}
+            | {f"gradient-norm/{n}": math.sqrt(sum(v)) for n, v in _grouped(squares)}
+            | {f"update-ratio/{n}": _median(v) for n, v in _grouped(ratios)}
+        )
     if isinstance(obs, Clipping):
         known = obs.before > 0 and not math.isnan(obs.after)
         return {f"clip-factor/{obs.optimizer}": obs.after / obs.before} if known else {}

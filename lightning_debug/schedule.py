@@ -1,4 +1,4 @@
-"""When to look: every update at first, then ever more rarely."""
+"""When to look, and how closely: every update at first, then ever more rarely."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 DEFAULT_EVERY = 50
+# A whole look at a small network costs as much as several steps, a glance a part of one.
+WHOLE_EVERY = 20
 # Patience is that long: what is wrong is told soon after training goes on.
 DENSE_AGAIN = 8
 
@@ -18,7 +20,8 @@ class Schedule:
 
     Most bugs show at once, and what shows later does not go away between two looks. After the
     dense start the next look is a quarter of the updates made so far away, at most
-    ``every_n_steps``.
+    ``every_n_steps``. Where that is less than 20 most looks are glances: at gradients, updates and
+    the loss, with nothing hooked into the forward pass. Whole looks then come as if it were 20.
 
     Args:
         every_n_steps: Longest interval, in updates. None: 50, or as long as it takes to stay
@@ -31,6 +34,7 @@ class Schedule:
     dense: int = 10
     budget: float = 0.015
     _next: int = 0
+    _next_whole: int = 0
 
     def __post_init__(self) -> None:
         """Refuse an interval that is not a positive whole number."""
@@ -44,12 +48,16 @@ class Schedule:
         """Tell whether to look at the update with this number, counted from 0."""
         return update >= self._next
 
+    def whole(self, update: int) -> bool:
+        """Tell whether a look at this update is a whole one; if not, a glance will do."""
+        return update >= self._next_whole
+
     def resume(self, update: int) -> None:
         """Look at each of a few updates from this one on, as training goes on with it."""
         self.dense = max(self.dense, update + DENSE_AGAIN)
 
     def looked(self, update: int, cost: float = 0.0) -> None:
-        """Plan the next look after one at ``update``.
+        """Plan the next look after a whole one at ``update``.
 
         Args:
             update: Number of the update, counted from 0.
@@ -57,7 +65,12 @@ class Schedule:
         """
         longest = self.every_n_steps or max(DEFAULT_EVERY, int(cost / self.budget))
         interval = 1 if update + 1 < self.dense else max(1, update // 4)
+        self._next_whole = update + min(interval, max(longest, WHOLE_EVERY))
         self._next = update + min(interval, longest)
+
+    def glanced(self, update: int) -> None:
+        """Plan the next look after a glance at ``update``."""
+        self._next = min(update + (self.every_n_steps or DEFAULT_EVERY), self._next_whole)
 
 
 class Clock:

@@ -63,7 +63,8 @@ class Section(Callback):
         ignore: Do not look for these; written like ``select``.
         every_n_steps: Longest interval between two looks, in optimizer updates. The first ten
             updates are all looked at, then intervals grow. None: 50, and longer where looks would
-            take more than 1.5 % of the time.
+            take more than 1.5 % of the time. Less than 20: whole looks every 20, and glances at
+            gradients, updates and the loss between them.
         strict: Raise :class:`TrainingBugError` for errors (True or ``"error"``) or for
             warnings as well (``"warning"``): at the end of the batch in which one is found, and
             at the end of training. For tests and CI.

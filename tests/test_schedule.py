@@ -28,6 +28,34 @@ def test_a_short_interval_holds_from_the_start():
     assert max(after - before for before, after in itertools.pairwise(found)) == 5
 
 
+def whole_looks(schedule, updates):
+    found = []
+    for update in range(updates):
+        if schedule.due(update) and schedule.whole(update):
+            found.append(update)
+            schedule.looked(update)
+        elif schedule.due(update):
+            schedule.glanced(update)
+    return found
+
+
+@pytest.mark.parametrize("every", [1, 2, 7, 20, 50, None])
+def test_whole_looks_come_as_if_the_interval_were_twenty_at_least(every):
+    plain = looks(Schedule(every_n_steps=every and max(every, 20)), 400)
+    found = whole_looks(Schedule(every_n_steps=every), 400)
+    assert found == plain
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, 400), (50, 28)])
+def test_glances_fill_the_gaps_between_whole_looks(every, expected):
+    schedule, found = Schedule(every_n_steps=every), []
+    for update in range(400):
+        if schedule.due(update):
+            found.append(update)
+            (schedule.looked if schedule.whole(update) else schedule.glanced)(update)
+    assert len(found) == expected
+
+
 def test_goes_on_from_where_a_resumed_run_is():
     schedule = Schedule(every_n_steps=50)
     assert schedule.due(10_000)

@@ -58,6 +58,7 @@ from lightning_debug.observation.norms import BatchNormCall, BatchNorms, ModeGap
 from lightning_debug.observation.optimization import (
     Backward,
     BackwardCall,
+    Glance,
     Gradients,
     ParameterGradient,
     ParameterUpdate,
@@ -127,6 +128,7 @@ __all__ = [
     "FlushedGradient",
     "FunctionGradient",
     "FutureLeak",
+    "Glance",
     "GradientCheck",
     "GradientNoise",
     "GradientUse",
@@ -227,6 +229,7 @@ KINDS: tuple[type[Observation], ...] = (
     Clipping,
     Precision,
     Updates,
+    Glance,
     StepResponse,
     BatchNorms,
     Dropouts,

@@ -129,6 +129,36 @@ class Gradients(Observation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Glance(Observation):
+    """A glance at one optimizer step, between two whole looks.
+
+    Attributes:
+        optimizer: Which one, such as ``"AdamW"`` or ``"SGD 1"`` where there are several.
+        gradients: Euclidean norm of each gradient that is there, by parameter name.
+        ratios: Root mean square of the change of a weight over that of the weight, over a strided
+            sample of its elements, by parameter name; only of weights with two axes or more.
+        lr: Largest learning rate of its groups; nan where it is not known.
+        loss: The loss of the batch; nan where there is none.
+    """
+
+    optimizer: str
+    gradients: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    lr: float = float("nan")
+    loss: float = float("nan")
+
+    @property
+    def stream(self) -> str:
+        """Return the optimizer: each has its own steps."""
+        return self.optimizer
+
+    @property
+    def norm(self) -> float:
+        """Return the Euclidean norm over all gradients that are there."""
+        return math.sqrt(sum(norm**2 for norm in self.gradients.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterUpdate:
     """The true change of one parameter in one optimizer step, over a strided sample of elements.
 

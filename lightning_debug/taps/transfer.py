@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +32,30 @@ class Entry:
         self._value = value
 
 
+class Row:
+    """Numbers on their way to the host that belong together.
+
+    Attributes:
+        values: The numbers; none before :meth:`Ledger.settle`.
+    """
+
+    __slots__ = ("size", "values")
+
+    def __init__(self, size: int = 0) -> None:
+        self.size = size
+        self.values: list[float] = []
+
+
+@dataclass
+class _Load:
+    """What one device sends: numbers of entries first, then those of rows."""
+
+    entries: list[Entry] = field(default_factory=list)
+    numbers: list[Tensor] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    whole: list[Tensor] = field(default_factory=list)
+
+
 def _plain(tensor: Tensor) -> Tensor:
     return tensor if type(tensor) is Tensor else bare(tensor)
 
@@ -42,15 +68,15 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Entry]]] = {}
-        self._vectors: dict[torch.device, tuple[list[Tensor], list[Entry]]] = {}
-        self._copies: list[tuple[Tensor, list[Entry]]] = []
+        self._scalars: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Entry]]] = {}
+        self._loads: defaultdict[torch.device, _Load] = defaultdict(_Load)
+        self._copies: list[tuple[Tensor, _Load]] = []
         self._event: torch.cuda.Event | None = None
 
     def note(self, scalar: Tensor) -> Entry:
         """Put a tensor of one element on the list."""
         scalar, entry = _plain(scalar), Entry()
-        tensors, entries = self._rows.setdefault((scalar.device, scalar.dtype), ([], []))
+        tensors, entries = self._scalars.setdefault((scalar.device, scalar.dtype), ([], []))
         tensors.append(scalar if scalar.ndim == 0 else scalar.reshape(()))
         entries.append(entry)
         return entry
@@ -61,27 +87,31 @@ class Ledger:
 
     def note_row(self, row: Tensor) -> list[Entry]:
         """Put a tensor of one axis on the list, each element an entry."""
-        tensors, entries = self._vectors.setdefault(row.device, ([], []))
+        load = self._loads[row.device]
         noted = [Entry() for _ in range(row.numel())]
-        tensors.append(_plain(row))
-        entries.extend(noted)
+        load.numbers.append(_plain(row))
+        load.entries.extend(noted)
+        return noted
+
+    def note_whole(self, row: Tensor) -> Row:
+        """Put a tensor of one axis on the list, as one."""
+        load = self._loads[row.device]
+        noted = Row(row.numel())
+        load.whole.append(_plain(row))
+        load.rows.append(noted)
         return noted
 
     def send(self) -> None:
         """Start the copies."""
-        devices: dict[torch.device, tuple[list[Tensor], list[Entry]]] = {}
         with torch.no_grad():
-            for (device, _), (tensors, entries) in self._rows.items():
-                rows, noted = devices.setdefault(device, ([], []))
-                rows.append(torch.stack(tensors).to(torch.float32))
-                noted.extend(entries)
-            for device, (vectors, entries) in self._vectors.items():
-                rows, noted = devices.setdefault(device, ([], []))
-                rows.extend(vector.to(torch.float32) for vector in vectors)
-                noted.extend(entries)
-            for device, (rows, noted) in devices.items():
-                self._copies.append((self._copy(torch.cat(rows), device), noted))
-        self._rows, self._vectors = {}, {}
+            for (device, _), (tensors, entries) in self._scalars.items():
+                self._loads[device].numbers.append(torch.stack(tensors))
+                self._loads[device].entries.extend(entries)
+            for device, load in self._loads.items():
+                row = torch.cat([v.to(torch.float32) for v in (*load.numbers, *load.whole)])
+                self._copies.append((self._copy(row, device), load))
+        self._scalars = {}
+        self._loads.clear()
 
     def _copy(self, row: Tensor, device: torch.device) -> Tensor:
         if device.type != "cuda":
@@ -101,7 +131,12 @@ class Ledger:
         """Hand the numbers to their entries; waits for the copies if they have not arrived."""
         if self._event is not None:
             self._event.synchronize()
-        for host, entries in self._copies:
-            for entry, value in zip(entries, host.tolist(), strict=True):
+        for host, load in self._copies:
+            values = host.tolist()
+            at = len(load.entries)
+            for entry, value in zip(load.entries, values[:at], strict=True):
                 entry.settle(value)
+            for row in load.rows:
+                row.values = values[at : at + row.size]
+                at += row.size
         self._copies = []

@@ -11,7 +11,7 @@ from statistics import median
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Backward, Gradients, LossCalls
+from lightning_debug.observation import Backward, Glance, Gradients, LossCalls
 from lightning_debug.trend import relative_gradients, trend
 
 
@@ -96,6 +96,10 @@ class ExplodingGradient(Check):
             found = replace(found, message=message)
         yield found  # one of them is enough
 
+    def on_glance(self, obs: Glance) -> Iterator[Finding]:
+        """Compare with the steps before."""
+        yield from self._over_time(obs)
+
     def _over_sequence(self, obs: Gradients) -> Iterator[Finding]:
         place, growth = self._steps
         if growth < self.recurrence:
@@ -135,7 +139,7 @@ class ExplodingGradient(Check):
             )
             yield self.finding(obs, message, where=first, first=values[first], last=values[last])
 
-    def _over_time(self, obs: Gradients) -> Iterator[Finding]:
+    def _over_time(self, obs: Gradients | Glance) -> Iterator[Finding]:
         norm = obs.norm
         norms = self._norms.setdefault(obs.optimizer, deque(maxlen=50))
         losses = self._losses.setdefault(obs.optimizer, deque(maxlen=50))

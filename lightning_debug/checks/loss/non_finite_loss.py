@@ -76,9 +76,9 @@ class NonFiniteLoss(Check):
                 f" By now {len(obs.broken)} parameters are not finite, {obs.broken[0]} first."
             )
             fix = (
-                f"Run again with every_n_steps=1 to see what breaks at step {step}; lower the"
-                " learning rate or clip gradients (Trainer(gradient_clip_val=1.0)) if the loss"
-                " grew before."
+                "Run again with Trainer(detect_anomaly=True) to see which operation it comes from;"
+                " lower the learning rate or clip gradients (Trainer(gradient_clip_val=1.0)) if the"
+                " loss grew before."
             )
         elif obs.activations_finite:
             message += " All modules gave finite values, so the loss computation made it."

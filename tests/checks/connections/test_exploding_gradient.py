@@ -4,7 +4,7 @@ import pytest
 
 from lightning_debug.checks.connections.exploding_gradient import ExplodingGradient
 from lightning_debug.finding import Severity
-from lightning_debug.observation import Backward, LossCall, LossCalls, RecurrentFlow
+from lightning_debug.observation import Backward, Glance, LossCall, LossCalls, RecurrentFlow
 from tests.build_updates import gradients, layers, told
 
 
@@ -35,6 +35,18 @@ def test_fires_over_time():
     )
     assert finding.where == "Adam"
     assert finding.evidence == {"norm": 5e4, "median": 1.0}
+
+
+def test_fires_over_the_glances_between_two_looks():
+    norms = [1.0, 2.0, 1.0, 2.0, 1.0, 5e4]
+    seen = [
+        Glance(step=i, optimizer="Adam", gradients={"rnn.weight": norm}, loss=float(i + 1))
+        for i, norm in enumerate(norms)
+    ]
+    [finding] = told(ExplodingGradient(), *seen)
+    assert (finding.step, finding.where) == (5, "Adam")
+    assert finding.evidence == {"norm": 5e4, "median": 1.0}
+    assert not told(ExplodingGradient(), *seen[:-1])
 
 
 def test_fires_against_the_loss_of_a_constant_prediction():

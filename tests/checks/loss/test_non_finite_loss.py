@@ -27,7 +27,7 @@ def test_counts_the_broken_parameters():
     assert finding.message == (
         "The loss is inf from step 0 on. By now 2 parameters are not finite, net.0.weight first."
     )
-    assert "every_n_steps=1" in finding.fix
+    assert "detect_anomaly=True" in finding.fix
 
 
 def test_fires_where_no_loss_is_finite_any_more():
