@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Embedding, EmbeddingBag, Module
+from torch.nn import Module
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -64,7 +64,6 @@ class _Call:
     out: _Value
     input: _Value | None
     integer_input: bool
-    looks_up: bool
     reads: bool
     source: str = ""
     feeds_norm: bool = False
@@ -181,7 +180,7 @@ class ForwardTap:
         """
         sources = {call.source for call in self._calls}
         return {
-            call.place for call in self._calls if call.parametric and not call.looks_up
+            call.place for call in self._calls if call.parametric and not call.integer_input
         } - sources
 
     def backward_calls(self) -> tuple[BackwardCall, ...]:
@@ -257,7 +256,6 @@ class ForwardTap:
                 out=result,
                 input=value,
                 integer_input=integers,
-                looks_up=isinstance(frame.module, (Embedding, EmbeddingBag)),
                 reads=in_tensor is None or id(in_tensor) in self._trace.read,
                 source=origin.place if origin else "",
             )
