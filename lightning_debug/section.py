@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,17 +12,15 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_debug import registry, resumption, trainers
+from lightning_debug import probing, registry, resumption, trainers
 from lightning_debug.callback import Callback
 from lightning_debug.check import Check
 from lightning_debug.containment import Containment
 from lightning_debug.experiment import Experiment
-from lightning_debug.experiments.batches import NotApplicableError, detached
-from lightning_debug.experiments.probes import PROBES, TITLES, Budget, Made, Probes
+from lightning_debug.experiments.probes import Made
 from lightning_debug.finding import Finding, Severity, TrainingBugError
 from lightning_debug.homecoming import Homecoming, Returned
-from lightning_debug.nested import Nested
-from lightning_debug.observation import Overfit, Precision, StepRepeat, Validation
+from lightning_debug.observation import Overfit, Validation
 from lightning_debug.observer import Observer
 from lightning_debug.report.sink import HtmlReport
 from lightning_debug.resumption import Earlier
@@ -32,7 +29,6 @@ from lightning_debug.session import Session
 from lightning_debug.sinks.console import Console
 from lightning_debug.sinks.loggers import Loggers
 from lightning_debug.sinks.mail import Mailbox, Mailer
-from lightning_debug.sinks.progress import Progress, interactive
 from lightning_debug.sinks.run_folder import RunFolder, new_folder
 from lightning_debug.sinks.sink import RunInfo, Sink
 from lightning_debug.taps import loaders
@@ -45,7 +41,6 @@ from lightning_debug.tracking import machine, record
 
 Strict = bool | Literal["error", "warning"]
 RECORD = "the run record"
-Preflight = bool | float | Literal["auto"]
 
 
 class Section(Callback):
@@ -97,7 +92,7 @@ class Section(Callback):
         ignore: Sequence[str] = (),
         every_n_steps: int | None = None,
         strict: Strict = False,
-        preflight: Preflight = "auto",
+        preflight: probing.Preflight = "auto",
         sinks: Sequence[Sink] | None = None,
     ) -> None:
         super().__init__()
@@ -117,7 +112,7 @@ class Section(Callback):
         self._own = {check.name() for check in checks}
         self._level = _level(strict)
         self.preflight = preflight
-        self._budget = _budget(preflight)
+        self._budget = probing.budget(preflight)
         self._sinks = None if sinks is None else tuple(sinks)
         self.from_environment = False
         self.announces = False
@@ -159,7 +154,7 @@ class Section(Callback):
         if session is None:
             return self._experiments
         mine = {check.name() for check in self.checks}
-        return [_told(made, session, mine) for made in self._made]
+        return [probing.told(made, session, mine) for made in self._made]
 
     @property
     def failures(self) -> dict[str, str]:
@@ -169,7 +164,7 @@ class Section(Callback):
 
     def give_time(self, seconds: float | None) -> None:
         """Give experiments so many seconds each, or their full time, and show which is made."""
-        self._budget = _budget(True if seconds is None else seconds)
+        self._budget = probing.budget(True if seconds is None else seconds)
         self.announces = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -262,7 +257,7 @@ class Section(Callback):
             contain=contain,
             draws=any(section.draws for section in sections),
             others=_others(trainer, self._processes),
-            experiments=lambda session: [_told(made, session) for made in self._made],
+            experiments=lambda session: [probing.told(made, session) for made in self._made],
         )
         for section in sections:
             section._session = session
@@ -306,9 +301,14 @@ class Section(Callback):
         if all(budgets):
             with session.contain("the experiments on a copy"):
                 budget = min((b for b in budgets if b), key=lambda b: b.trainings)
-                announce = _announce(sections, session)
-                probes = _probes(
-                    trainer, pl_module, budget, self._held_out, announce, self._processes
+                announce = probing.announcer(session) if _announces(sections) else None
+                probes = probing.probes(
+                    trainer,
+                    pl_module,
+                    budget,
+                    validation=self._held_out,
+                    announce=announce,
+                    processes=self._processes,
                 )
         self._held_out = None
         for section in sections:
@@ -430,7 +430,7 @@ class Section(Callback):
         if trainer.sanity_checking and batch_idx == dataloader_idx == 0 and session is not None:
             wanted = self._budget and session.wants(Overfit) and _active(trainer)[:1] == [self]
             with session.contain("the experiments on a copy"):
-                self._held_out = _copied(batch) if wanted else None
+                self._held_out = probing.copied(batch) if wanted else None
         with self._watching() as observer:
             if observer:
                 observer.validation.batch_start(batch, batch_idx, dataloader_idx)
@@ -610,7 +610,7 @@ class Section(Callback):
             session.close(status, step=step, epoch=epoch, metrics=metrics)
             if trainer is not None and trainer.is_global_zero:
                 with session.contain("the way home of the findings"):
-                    told = [_told(made, session) for made in self._made]
+                    told = [probing.told(made, session) for made in self._made]
                     failures = session.contain.failures
                     self._homecoming.leave(
                         Returned(session.findings, told, failures, self.run_folder)
@@ -686,6 +686,12 @@ def _own_sinks(sections: Sequence[Section]) -> list[Sink]:
     return list(dict.fromkeys(sink for sinks in given for sink in sinks))
 
 
+def _announces(sections: Sequence[Section]) -> bool:
+    """Tell whether somebody is to hear which experiment is made."""
+    told = any(isinstance(sink, Console) for sink in _own_sinks(sections))
+    return told or any(section.announces for section in sections)
+
+
 def _found_before(earlier: Earlier) -> str:
     """Return what was found before this run, as the end of a sentence."""
     if not earlier.looks:
@@ -698,81 +704,3 @@ def _level(strict: Strict) -> Severity | None:
     if strict is False:
         return None
     return Severity.WARNING if strict == "warning" else Severity.ERROR
-
-
-def _budget(preflight: Preflight) -> Budget | None:
-    """Return how long experiments may take; None: they are not to be made."""
-    if preflight == "auto":
-        return Budget()
-    if isinstance(preflight, bool):
-        return Budget(probes=30.0, trainings=60.0) if preflight else None
-    if isinstance(preflight, (int, float)) and preflight > 0:
-        return Budget(probes=preflight, trainings=preflight, share=0.0)
-    raise ValueError(f"preflight={preflight!r} must be True, False, 'auto' or a number of seconds")
-
-
-def _told(made: Made, session: Session, mine: set[str] | None = None) -> Experiment:
-    """Return an experiment with the findings that came of it: all, or those of a section."""
-    findings = tuple(n for n in session.found(made.kind) if mine is None or n in mine)
-    outcome = "not applicable" if made.skipped else "found" if findings else "passed"
-    return Experiment(
-        name=TITLES[made.kind],
-        outcome=outcome,
-        findings=() if made.skipped else findings,
-        detail=made.skipped or made.summary,
-        step=made.step,
-        seconds=made.seconds,
-        curve=made.curve,
-    )
-
-
-def _copied(batch: Any) -> Any:
-    """Return a copy of a batch; None where it cannot be copied."""
-    try:
-        return detached(batch)
-    except NotApplicableError:
-        return None
-
-
-def _announce(sections: Sequence[Section], session: Session) -> Progress | None:
-    """Return what says which experiment is made; None where nobody is to hear of it."""
-    told = any(isinstance(sink, Console) for sink in _own_sinks(sections))
-    if not (told or any(section.announces for section in sections)) or not interactive():
-        return None
-    return Progress(sum(map(session.wants, (Overfit, StepRepeat, Precision, *PROBES))))
-
-
-def _probes(
-    trainer: pl.Trainer,
-    module: pl.LightningModule,
-    budget: Budget,
-    validation: Any,
-    announce: Progress | None,
-    processes: Processes | None,
-) -> Probes | None:
-    """Return the experiments to make: of several processes, by the first, on a model of its own."""
-    if trainer.world_size > 1 and (processes is None or not trainers.replicates(trainer)):
-        trainers.say(
-            "lightning_debug: no experiments, because no process has the whole model;"
-            " lightning_debug.preflight(model, datamodule=...) makes them in one"
-        )
-        return None
-    if not trainer.is_global_zero:
-        return None
-    return Probes(
-        module,
-        trainer.optimizers,
-        updates=trainer.estimated_stepping_batches,
-        clip=(
-            float(trainer.gradient_clip_val or 0.0),
-            str(trainer.gradient_clip_algorithm or "norm"),
-        ),
-        precision=trainer.precision_plugin.train_step_context,
-        scaler=trainers.scaler(trainer),
-        training=Nested(trainer),
-        validation=validation,
-        budget=budget,
-        announce=announce or nullcontext,
-        skippable=announce is not None,
-        alone=processes.alone if processes else nullcontext,
-    )
