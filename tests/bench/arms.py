@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,8 @@ from torch.optim import Optimizer
 import lightning_debug
 from lightning_debug import DebugSuite
 from lightning_debug.section import Section
+
+ENDLESS = 10**6
 
 Settings = dict[str, Any]
 Arm = Callable[[], Settings]
@@ -67,8 +68,19 @@ def _suite(**settings: Any) -> Arm:
     return lambda: {"callbacks": [DebugSuite(**settings)]}
 
 
-def _alone(section: type[Section]) -> Arm:
-    return lambda: {"callbacks": [section(every_n_steps=1, preflight=False, sinks=[])]}
+class _Closely(Section):
+    """Makes a whole look at every step, as at the first ones of a training."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let those first ones not end."""
+        super().on_train_start(trainer, pl_module)
+        if self._observer is not None:
+            self._observer._schedule.dense = ENDLESS
+
+
+def _closely(section: type[Section], **settings: Any) -> Arm:
+    made = type(section.__name__, (_Closely, section), {})
+    return lambda: {"callbacks": [made(every_n_steps=1, preflight=False, **settings)]}
 
 
 def _sections() -> dict[str, Arm]:
@@ -78,23 +90,23 @@ def _sections() -> dict[str, Arm]:
         for thing in found
         if isinstance(thing, type) and issubclass(thing, Section) and thing is not DebugSuite
     ]
-    return {section.__name__: _alone(section) for section in sections}
+    return {section.__name__: _closely(section, sinks=[]) for section in sections}
 
 
 # Experiments are part of whole runs; here they would only delay the blocks that are timed.
 SUITE: dict[str, Arm] = {
     "off": _suite(debug=False),
-    "between looks": _suite(every_n_steps=10**6, preflight=False),
+    "between looks": _suite(every_n_steps=ENDLESS, preflight=False),
     "default": _suite(preflight=False),
     "every step": _suite(every_n_steps=1, preflight=False),
+    "whole looks": _closely(DebugSuite),
 }
 ALTERNATIVES: dict[str, Arm] = {
     "wandb.watch(all)": lambda: {"callbacks": [Watch()]},
     "grad_norm logged": lambda: {"callbacks": [LogNorms()]},
     "detect_anomaly": lambda: {"callbacks": [Anomaly()]},
+    "DeviceStatsMonitor": lambda: {"callbacks": [pl.callbacks.DeviceStatsMonitor(cpu_stats=True)]},
 }
-if importlib.util.find_spec("psutil"):  # without it, it has nothing to say of a processor
-    ALTERNATIVES["DeviceStatsMonitor"] = lambda: {"callbacks": [pl.callbacks.DeviceStatsMonitor()]}
 ARMS: dict[str, Arm] = {
     "bare": dict,
     "whole": _suite(),

@@ -11,7 +11,9 @@ from tests.bench.workloads import WORKLOADS, Workload
 LAYERS = (10, 30, 100, 300, 1000, 5000)
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (16, 64, 256, 1024)
+MADE = (10, 100, 1000, 4000)
 STEPS = 2
+WIDE = 40
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -45,22 +47,42 @@ GROWTH: dict[str, tuple[Callable[[int], Workload], Sequence[int]]] = {
 }
 
 
+def chart(sizes: Sequence[float], costs: Sequence[float]) -> list[str]:
+    """Return a line for each size: a bar of a length that grows with the logarithm of the cost."""
+    logs = [math.log(max(cost, 1e-9)) for cost in costs]
+    low, high = min(logs) - 1.0, max(logs)
+    bars = ["#" * round(WIDE * (value - low) / (high - low)) for value in logs]
+    rows = zip(sizes, costs, bars, strict=True)
+    return [f"{size:>8} {cost:>10.2f} ms {bar}" for size, cost, bar in rows]
+
+
+def by_steps() -> list[str]:
+    """Return what a whole look at the small network costs after so many of them."""
+    costs = []
+    for made in MADE:
+        ratio = timing.compare("mlp", "whole looks", pairs=5, steps=20, warm=made)
+        costs.append(ratio.bare * (ratio.median - 1))
+    found = [f"steps: a look grows with the power {slope(MADE, costs):.2f}"]
+    return [*chart(MADE, costs), *found]
+
+
 def table() -> list[str]:
     """Measure everything; return a line for each size, and the slopes."""
     lines = []
     for name, (build, sizes) in GROWTH.items():
-        looks, quiet = [], []
+        looks, glances, quiet = [], [], []
         for size in sizes:
             WORKLOADS["growing"] = build(size)
-            found = [
-                timing.compare("growing", arm, pairs=3, steps=STEPS, warm=warm)
-                for arm, warm in (("every step", 2), ("between looks", timing.SETTLED))
-            ]
-            added = [ratio.bare * (ratio.median - 1) for ratio in found]
-            looks.append(added[0])
-            quiet.append(added[1])
-            lines.append(
-                f"{name} {size}: a look {added[0]:.1f} ms, a step without {added[1]:.2f} ms"
-            )
-        lines.append(f"{name}: a look grows with the power {slope(sizes, looks):.2f}")
-    return lines
+            for costs, arm, warm in (
+                (looks, "whole looks", 2),
+                (glances, "every step", timing.SETTLED),
+                (quiet, "between looks", timing.SETTLED),
+            ):
+                ratio = timing.compare("growing", arm, pairs=3, steps=STEPS, warm=warm)
+                costs.append(ratio.bare * (ratio.median - 1))
+        for what, costs in (("a look", looks), ("a glance", glances)):
+            lines += [f"{what}, by {name}:", *chart(sizes, costs)]
+            lines.append(f"grows with the power {slope(sizes, costs):.2f}")
+        added = ", ".join(f"{cost:.2f}" for cost in quiet)
+        lines.append(f"a step without either, by {name}: {added} ms")
+    return [*lines, *by_steps()]

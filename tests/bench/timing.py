@@ -13,15 +13,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from tests.bench.arms import ARMS
+from lightning_debug.schedule import WHOLE_EVERY
+from tests.bench.arms import ARMS, ENDLESS
 from tests.bench.workloads import WORKLOADS
 
-ENDLESS = 10**6
 # Updates that are all looked at, and what looks only at the first of them.
 SETTLED = 12
 # Updates made already where only the steady state counts: intervals have grown by then.
 EARLIER = 10_000
-STEADY = ("between looks", "default")
+STEADY = ("between looks", "default", "every step")
 # Blocks in a row that see an arm look which looks now and then.
 LONG = {"mlp": 20, "resnet": 20, "gpt": 20, "deep": 60}
 
@@ -179,13 +179,13 @@ def compare(workload: str, arm: str, *, pairs: int, steps: int = 0, warm: int = 
         arm: What is added to it.
         pairs: How often a block of each is timed, in turn.
         steps: Length of a block; 0 for that of the workload. The default arm has long blocks
-            instead: a look is a rare event.
+            instead, for a look is a rare event, and a look at every step has whole rounds.
         warm: Steps of each before the first block; 0 for enough that it has settled.
     """
     long = LONG.get(workload, 1) if arm == "default" else 1
     pairs = pairs if long == 1 else max(2, pairs // 2)
     settled = warm or max(WORKLOADS[workload][2], SETTLED)
-    steps = steps or long * WORKLOADS[workload][2]
+    steps = steps or (WHOLE_EVERY if arm == "every step" else long * WORKLOADS[workload][2])
     bare, other = Training(workload, "bare"), Training(workload, arm)
     try:
         for training in (bare, other):
