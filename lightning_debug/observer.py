@@ -6,7 +6,7 @@ import math
 import sys
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,12 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 from torch.utils.hooks import RemovableHandle
 
+from lightning_debug import together
 from lightning_debug.experiments.mode_gap import ModeGapTap
 from lightning_debug.experiments.probes import Probes
 from lightning_debug.experiments.rehearsal import rehearse
@@ -64,6 +61,7 @@ from lightning_debug.taps.functions import FunctionTap, Listener
 from lightning_debug.taps.gradients import GradientDraft, GradientTap
 from lightning_debug.taps.handwritten import HandwrittenTap
 from lightning_debug.taps.histograms import HistogramTap
+from lightning_debug.taps.hooks import on_steps
 from lightning_debug.taps.kept_graphs import KeptGraphTap
 from lightning_debug.taps.look import LookTap
 from lightning_debug.taps.loss_calls import LossTap
@@ -324,10 +322,10 @@ class Observer:
             with self._contain("the experiments on a copy"):
                 self._probes.passes(batch, step, wants=self._session.wants)
         if self._probes is not None and self._probes.due(step):
-            with self._contain("the experiments on a copy"):
-                wants, contain = self._session.wants, self._contain
-                for obs in self._probes.run(batch, step, epoch, wants=wants, contain=contain):
-                    self._show(obs)
+            wants, contain = self._session.wants, self._contain
+            self._experiment(
+                lambda probes: probes.run(batch, step, epoch, wants=wants, contain=contain)
+            )
         self._clock.start()
         self._step, self._epoch, self._batch_now = step, epoch, batch
         if self._session.wants(Connections) and self._contain.works("the tap on connections"):
@@ -398,10 +396,16 @@ class Observer:
 
     def _trace_birth(self) -> None:
         """Find out where NaN comes from, while the weights are still what they were."""
-        if self._probes is not None:
+        where = self._batch_now, self._step, self._epoch
+        self._experiment(lambda probes: filter(None, [probes.birth(*where)]))
+
+    def _experiment(self, made: Callable[[Probes], Iterable[Observation]]) -> None:
+        """Make experiments and show what came of them, while no other thread trains."""
+        with together.while_alone() as alone:
+            if self._probes is None or not alone:
+                return
             with self._contain("the experiments on a copy"):
-                obs = self._probes.birth(self._batch_now, self._step, self._epoch)
-                if obs is not None:
+                for obs in made(self._probes):
                     self._show(obs)
 
     def _left(self, frame: Frame, args: Any, out: Any) -> None:
@@ -554,12 +558,12 @@ class Observer:
             rest = self._connections.rest(step, epoch)
             if rest is not None:
                 self._show(rest)
-        if completed and self._probes is not None:
-            with self._contain("the experiments on a copy"):
-                wants, contain = self._session.wants, self._contain
-                draw = self._session.picture if self._session.draws else None
-                for obs in self._probes.end(step, epoch, wants=wants, contain=contain, draw=draw):
-                    self._show(obs)
+        if completed:
+            wants, contain = self._session.wants, self._contain
+            draw = self._session.picture if self._session.draws else None
+            self._experiment(
+                lambda probes: probes.end(step, epoch, wants=wants, contain=contain, draw=draw)
+            )
         self._show(RunEnd(step=step, epoch=epoch, completed=completed))
 
     def abandon(self) -> None:
@@ -619,10 +623,12 @@ class Observer:
             self._forward.begin(look.ledger, backward=wants(Backward))
         if works("the tap on functions") and (forward or wants(DataFlow)):
             self._functions.open()
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
-        ]
+        self._handles = on_steps(
+            self._wiring.optimizers,
+            self._before_step,
+            self._after_step,
+            strangers=self._wiring.has_free,
+        )
         # Compiled code does not run hooks; eager code for one step recompiles nothing.
         self._eagerly.enter_context(Eagerly())
         if "torch._dynamo" in sys.modules:

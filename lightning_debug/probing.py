@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from lightning_debug import trainers
+from lightning_debug import together, trainers
 from lightning_debug.experiment import Experiment
 from lightning_debug.experiments.batches import NotApplicableError, detached
 from lightning_debug.experiments.probes import PROBES, TITLES, Budget, Made, Probes
@@ -87,6 +87,12 @@ def probes(
         )
         return None
     if not trainer.is_global_zero:
+        return None
+    if not together.alone():
+        trainers.say(
+            "lightning_debug: no experiments, because another thread trains in this process;"
+            " lightning_debug.preflight(model, datamodule=...) makes them by themselves"
+        )
         return None
     return Probes(
         module,

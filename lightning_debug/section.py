@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_debug import probing, registry, resumption, trainers
+from lightning_debug import probing, registry, resumption, together, trainers
 from lightning_debug.callback import Callback
 from lightning_debug.check import Check
 from lightning_debug.containment import Containment
@@ -243,6 +243,7 @@ class Section(Callback):
         sections = _active(trainer)
         if not sections or sections[0] is not self:
             return
+        together.join(self)
         contain = Containment()
         with contain(RankTap.name):
             self._processes = Processes.join()
@@ -589,6 +590,7 @@ class Section(Callback):
             self._later = None
 
     def _finish(self, status: str, trainer: pl.Trainer | None = None) -> None:
+        together.leave(self)
         if trainer is not None and self._session is not None and not self._session.closed:
             with self._watching():
                 self._track(trainer, "run")

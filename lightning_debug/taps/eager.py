@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any, ClassVar
 
 import torch
@@ -15,18 +16,21 @@ class Eagerly:
     before validation is.
     """
 
+    _lock: ClassVar[threading.Lock] = threading.Lock()
     _asking: ClassVar[int] = 0
     _stance: ClassVar[Any] = None
 
     def __enter__(self) -> None:
         """Ask for it."""
-        if Eagerly._asking == 0 and "torch._dynamo" in sys.modules:
-            Eagerly._stance = torch.compiler.set_stance("force_eager")
-        Eagerly._asking += 1
+        with Eagerly._lock:
+            if Eagerly._asking == 0 and "torch._dynamo" in sys.modules:
+                Eagerly._stance = torch.compiler.set_stance("force_eager")
+            Eagerly._asking += 1
 
     def __exit__(self, *error: object) -> None:
         """Ask no more."""
-        Eagerly._asking -= 1
-        if Eagerly._asking == 0 and Eagerly._stance is not None:
-            stance, Eagerly._stance = Eagerly._stance, None
-            stance.__exit__(None, None, None)
+        with Eagerly._lock:
+            Eagerly._asking -= 1
+            if Eagerly._asking == 0 and Eagerly._stance is not None:
+                stance, Eagerly._stance = Eagerly._stance, None
+                stance.__exit__(None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -109,6 +110,7 @@ class ForwardTap:
         self._handles: list[RemovableHandle] = []
         self._ledger = Ledger()
         self._measuring = False
+        self._thread = 0
         self._backward = False
         self._calls: list[_Call] = []
         self._times: Counter[str] = Counter()
@@ -127,6 +129,7 @@ class ForwardTap:
         self._times.clear()
         self._tamed, self.again = set(), set()
         self._measuring = True
+        self._thread = threading.get_ident()
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave),
@@ -198,13 +201,18 @@ class ForwardTap:
             for i, flow in self._flows.items()
         )
 
+    @property
+    def _hears(self) -> bool:
+        """Tell whether this is the forward pass of a training step, and not another training's."""
+        return self._measuring and threading.get_ident() == self._thread
+
     def _enter(self, module: Module, args: Any) -> None:
-        if self._measuring:
+        if self._hears:
             self._trace.enter(module)
             self._trace.read.difference_update(map(id, tensors_in(args)))
 
     def _leave(self, module: Module, args: Any, out: Any) -> None:
-        if not self._measuring:
+        if not self._hears:
             self._hear_again(module, out)
             return
         frame = self._trace.leave(module)

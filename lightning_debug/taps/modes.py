@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_debug.observation import ModePart
 from lightning_debug.taps.dropped_norm import DROPOUTS
 from lightning_debug.taps.functions import Listener
+from lightning_debug.taps.hooks import here
 from lightning_debug.taps.statistics import tensors_in
 from lightning_debug.taps.trace import Frame, Trace
 from lightning_debug.taps.wiring import inside
@@ -191,8 +192,8 @@ class ModuleEars:
     def open(self) -> None:
         """Put the hooks on."""
         self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave),
+            register_module_forward_pre_hook(here(self._enter)),
+            register_module_forward_hook(here(self._leave)),
         ]
 
     def close(self) -> None:

@@ -84,6 +84,12 @@ class Wiring:
         return True
 
     @property
+    def has_free(self) -> bool:
+        """Tell whether a trainable parameter is held by no optimizer that is known."""
+        held = self._holders.keys()
+        return any(p.requires_grad and id(p) not in held for p in self.parameters.values())
+
+    @property
     def optimizers(self) -> tuple[Optimizer, ...]:
         """Return the optimizers that train the model, as far as they are known."""
         return tuple(self._optimizers)
