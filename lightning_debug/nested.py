@@ -82,6 +82,8 @@ class Nested:
             finally:
                 for name in overridden:
                     module.__dict__.pop(name, None)
+                for optimizer in trainer.optimizers:
+                    optimizer.state.clear()  # a trainer and its parts hold each other for a while
 
     def _trainer(self, watch: pl.Callback, steps: int) -> pl.Trainer:
         platform = trainers.platform(self._outer)

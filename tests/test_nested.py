@@ -293,3 +293,23 @@ def test_an_interrupt_is_one_and_leaves_nothing_behind():
     attempt = run(Interrupted(net()), Try())
     assert isinstance(attempt.error, KeyboardInterrupt)
     assert attempt.after == attempt.before
+
+
+def test_what_its_optimizers_keep_is_let_go_of(monkeypatch):
+    made = []
+
+    def kept(nested, watch, steps, trainer=Nested._trainer):
+        made.append(trainer(nested, watch, steps))
+        return made[-1]
+
+    monkeypatch.setattr(Nested, "_trainer", kept)
+    states = []
+
+    def look(losses):
+        states.append(len(made[0].optimizers[0].state))
+        return False
+
+    attempt = run(Program(net(), F.cross_entropy), Try(steps=3, stop=look))
+    assert len(attempt.losses) == 3
+    assert states[-1] == 4
+    assert not made[0].optimizers[0].state

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -55,12 +56,31 @@ def slope(
     """
     pairs = zip(gradients, direction, strict=True)
     analytic = sum(float((g * d).sum()) for g, d in pairs)
-    up = (evaluate([x + STEP * d for x, d in zip(at, direction, strict=True)]) - value) / STEP
-    down = (value - evaluate([x - STEP * d for x, d in zip(at, direction, strict=True)])) / STEP
+    up = (evaluate(_Moved(at, STEP, direction)) - value) / STEP
+    down = (value - evaluate(_Moved(at, -STEP, direction))) / STEP
     floor = FLOOR * abs(value) + 1e-30
     # On both sides the same; else there is a kink, a jump, or noise.
     settled = relative(up, down, floor) < SETTLED
     return Slope((up + down) / 2 if settled else math.nan, analytic, floor)
+
+
+class _Moved(Sequence[Tensor]):
+    """Tensors, each moved in a direction when it is asked for: large ones are never all there."""
+
+    def __init__(self, at: Sequence[Tensor], step: float, direction: Sequence[Tensor]) -> None:
+        self._at, self._step, self._direction = at, step, direction
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self._at[index] + self._step * self._direction[index]
 
 
 def projected(outputs: Sequence[Tensor]) -> Tensor:
@@ -73,21 +93,24 @@ def projected(outputs: Sequence[Tensor]) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def directions(at: Sequence[Tensor], count: int) -> list[list[Tensor]]:
-    """Return random directions, each tensor's of the size of its values.
+def directions(
+    at: Sequence[Tensor], count: int, dtype: torch.dtype | None = None
+) -> Iterator[list[Tensor]]:
+    """Yield random directions, each tensor's of the size of its values.
 
     Drawn from a generator of their own.
+
+    Args:
+        at: The values.
+        count: How many directions.
+        dtype: Of the directions; None for that of the values.
     """
-    found = []
     for number in range(count):
         generator = torch.Generator().manual_seed(number)
-        found.append(
-            [
-                torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * _size(x)
-                for x in at
-            ]
-        )
-    return found
+        yield [
+            torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device).mul_(_size(x))
+            for x in (x.to(dtype or x.dtype) for x in at)
+        ]
 
 
 def relative(one: float, other: float, floor: float) -> float:

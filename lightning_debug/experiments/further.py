@@ -59,5 +59,5 @@ def train_on(
                 return
             if time.monotonic() > end:
                 raise NotApplicableError("the time for experiments was used up")
-        replica.rebase([tensor.detach() for tensor, _ in replica.started()])
+        replica.rebase([tensor.detach().clone() for tensor, _ in replica.started()])
         yield made

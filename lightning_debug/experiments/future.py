@@ -22,6 +22,8 @@ SAMPLES = 16
 FARTHEST = 64
 MATCH = 0.98
 FEWEST = 8
+# A row of ids has a future of its own; of values there may be one a sample.
+FEWEST_OF_IDS = 5
 MOST_SOURCES = 8
 MOST_COLUMNS = 4096
 
@@ -63,7 +65,9 @@ def future(replica: Replica, batch: Any, *, step: int, epoch: int) -> FutureLeak
     """Change the input from the target on, and compare the predictions up to it."""
     replica.evaluating = True
     samples = Samples(replica, batch)
-    count = min(samples.size, SAMPLES)
+    values = any(t.is_floating_point() for t in tensors_in(batch))
+    fewest = FEWEST if values else FEWEST_OF_IDS
+    count = replica.load.samples(batch, samples.size, SAMPLES, fewest)
     if count < 2:
         raise NotApplicableError("there are too few samples in the batch")
     search = _Search(replica, samples.pick(list(range(count))), samples.axis)

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_debug.experiments.batches import duplicate, take
+from lightning_debug.experiments.batches import duplicate, samples, take
 from lightning_debug.experiments.calls import Call, Recorder
 from lightning_debug.experiments.cuts import Cuts
-from lightning_debug.experiments.differences import Slope, directions, projected, slope
+from lightning_debug.experiments.differences import Evaluate, Slope, directions, projected, slope
 from lightning_debug.experiments.functions import Application, Applications, slopes, surrogate
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.observation import FunctionGradient, GradientCheck
 from lightning_debug.taps.statistics import tensors_in
 
-SAMPLES = 4
+SAMPLES, FEWEST = 4, 2
 DIRECTIONS = 2
 SECONDS = 5.0
 WRONG = 1e-3
@@ -46,7 +46,7 @@ def check(replica: Replica, batch: Any, *, step: int, epoch: int) -> GradientChe
     found = whole.judged(_excuse(whole, functions))
     culprit = any(f.error > WRONG and not f.surrogate for f in functions)
     if found.error > WRONG and not found.surrogate and not culprit:
-        functions += _modules(replica, whole.calls)
+        functions += _modules(replica, whole.calls())
     return GradientCheck(step=step, epoch=epoch, whole=found, functions=tuple(functions))
 
 
@@ -59,14 +59,10 @@ class _Whole:
         if not self.parameters or any(p.is_complex() for p in self.parameters):
             raise NotApplicableError("no real parameter asks for a gradient")
         started = time.monotonic()
-        for few in (take(batch, SAMPLES), batch):
-            try:
-                self._record(few)
-                break
-            except NotApplicableError as error:
-                reason = error
-        else:
-            raise reason
+        try:
+            self._record(self._few(batch))
+        except NotApplicableError:
+            self._record(batch)
         seconds = time.monotonic() - started
         if seconds * 2 * DIRECTIONS * len(self._values) > SECONDS:
             raise NotApplicableError(f"the training step takes {seconds:.1f} s")
@@ -74,6 +70,12 @@ class _Whole:
         for one, other in zip(again, self._values, strict=True):
             if not math.isclose(one, other, rel_tol=1e-12):
                 raise NotApplicableError("the step gives another loss when it is run again")
+
+    def _few(self, batch: Any) -> Any:
+        """Return a few samples of a batch, fewer of large ones."""
+        size = samples(batch)
+        count = self._replica.load.samples(batch, size, SAMPLES, FEWEST) if size else SAMPLES
+        return take(batch, count)
 
     @property
     def hooked(self) -> bool:
@@ -96,22 +98,24 @@ class _Whole:
 
     def _slopes(self, number: int) -> list[Slope]:
         """Measure the derivative of one of the losses along random directions."""
-        gradients = self._gradients[number]
-        return [
-            slope(lambda x: self._evaluate(x)[number], self._values[number], self.at, gradients, d)
-            for d in _directions(self.at, gradients)
-        ]
+        at, gradients, value = self.at, self._gradients[number], self._values[number]
+
+        def evaluate(values: Sequence[Tensor]) -> float:
+            return self._evaluate(values)[number]
+
+        return _along(evaluate, value, at, gradients)
 
     def _record(self, batch: Any) -> None:
         self._batch = batch
-        recorder = Recorder(self._replica)
+        recorder = Recorder(self._replica, values=False)
         self.applications = Applications(recorder)
         self._cuts = Cuts(self.applications.hear)
         with recorder, self._cuts.recording():
             losses = self._replica.losses(batch)
-        self.calls = recorder.calls
         before = {id(tensor): values for tensor, values in self._replica.started()}
-        if any(not torch.equal(p.detach(), before[id(p)]) for p in self.parameters):
+        self.at = [before[id(p)] for p in self.parameters]
+        pairs = zip(self.parameters, self.at, strict=True)
+        if any(not torch.equal(p.detach(), values.to(p.dtype)) for p, values in pairs):
             raise NotApplicableError("the step itself changes the weights")
         if not losses:
             raise NotApplicableError("the step gives no loss with a graph")
@@ -120,10 +124,19 @@ class _Whole:
         self._values = [float(loss.detach()) for loss in losses]
         if not all(map(math.isfinite, self._values)):
             raise NotApplicableError("the loss is not finite")
-        self.at = [p.detach().clone() for p in self.parameters]
-        self._gradients = [_gradients(loss, self.parameters) for loss in losses]
+        last = losses[-1]
+        self._gradients = [_gradients(x, self.parameters, keep=x is not last) for x in losses]
+
+    def calls(self) -> Sequence[Call]:
+        """Run the step once more; return what modules take and give in it."""
+        with Recorder(self._replica) as recorder:
+            self._replica.losses(self._batch)
+        return recorder.calls
 
     def _evaluate(self, values: Sequence[Tensor]) -> list[float]:
+        return self._replica.forward(lambda: self._at(values))
+
+    def _at(self, values: Sequence[Tensor]) -> list[float]:
         with self._replica.moved(self.parameters, values), self._cuts.replaying():
             losses = self._replica.losses(self._batch)
         if len(losses) < len(self._values):
@@ -187,7 +200,7 @@ def _module_slopes(replica: Replica, call: Call) -> list[Slope]:
         total = run([*at[: len(parameters)], *(leaf * 1.0 for leaf in leaves)])
     if not total.requires_grad:
         return []
-    gradients = _gradients(total, [*parameters, *leaves])
+    gradients = _gradients(total, [*parameters, *leaves], keep=False)
 
     def evaluate(values: Sequence[Tensor]) -> float:
         started = [v.clone().requires_grad_() for v in values[len(parameters) :]]
@@ -196,18 +209,23 @@ def _module_slopes(replica: Replica, call: Call) -> list[Slope]:
         return float(out.detach())
 
     value = float(total.detach())
-    return [slope(evaluate, value, at, gradients, d) for d in _directions(at, gradients)]
+    return _along(evaluate, value, at, gradients)
 
 
-def _directions(at: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return random directions that leave alone what has no gradient, such as a padding row."""
-    return [
-        [
-            torch.where(g != 0, move, torch.zeros_like(move))
-            for move, g in zip(d, gradients, strict=True)
-        ]
-        for d in directions(at, DIRECTIONS)
-    ]
+def _along(
+    evaluate: Evaluate, value: float, at: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> list[Slope]:
+    """Measure the derivative along random directions, one after the other, as they are large.
+
+    They leave alone what has no gradient, such as a padding row.
+    """
+
+    def measured(direction: list[Tensor]) -> Slope:
+        for move, gradient in zip(direction, gradients, strict=True):
+            move.mul_(gradient != 0)
+        return slope(evaluate, value, at, gradients, direction)
+
+    return list(map(measured, directions(at, DIRECTIONS, torch.float64)))
 
 
 def _replaced(value: Any, given: Iterator[Tensor]) -> Any:
@@ -221,12 +239,12 @@ def _replaced(value: Any, given: Iterator[Tensor]) -> Any:
     return value
 
 
-def _gradients(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+def _gradients(total: Tensor, leaves: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
     """Return the gradient, by backward: what is recomputed in it knows no other way."""
     for leaf in leaves:
         leaf.grad = None
     try:
-        total.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # torch's
+        total.backward(retain_graph=keep)  # type: ignore[no-untyped-call]  # torch's
     except RuntimeError as error:
         raise NotApplicableError(f"backward fails on a copy: {error}") from error
     found = [torch.zeros_like(x) if x.grad is None else x.grad.to_dense() for x in leaves]

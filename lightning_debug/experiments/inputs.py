@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_debug.experiments.batches import distinct, mapped
+from lightning_debug.experiments.batches import distinct, duplicate, mapped
 from lightning_debug.experiments.calls import Call
 from lightning_debug.experiments.layout import Samples
 from lightning_debug.experiments.replica import NotApplicableError, Replica
@@ -19,7 +19,7 @@ from lightning_debug.observation import IgnoredInput, InputUse
 from lightning_debug.taps.data import named_tensors
 from lightning_debug.taps.statistics import tensors_in
 
-SAMPLES = 8
+SAMPLES, FEWEST = 8, 5
 MOST_ARGUMENTS = 6
 GROUPS = 8
 SHARE = 0.25
@@ -33,7 +33,7 @@ def inputs(replica: Replica, batch: Any, *, step: int, epoch: int) -> InputUse:
     In train mode and in eval mode: a part may be used in one of them only.
     """
     samples = Samples(replica, batch)
-    count = min(samples.size, SAMPLES)
+    count = replica.load.samples(batch, samples.size, SAMPLES, FEWEST)
     if count < 3:
         raise NotApplicableError("there are too few samples in the batch")
     search = _Search(replica, samples, count)
@@ -80,16 +80,19 @@ class _Search:
         for evaluating in (False, True):
             self._replica.evaluating = evaluating
             try:
-                before = self._replica.run(call.module, call.args, call.kwargs)
-                again = self._replica.run(call.module, call.args, call.kwargs)
+                before = self._run(call.module, call.args, call.kwargs)
                 exchanged = _rolled(value, self._count)
-                after = self._replica.run(*_replaced(call, value, exchanged))
-                same = _same(before, after)
-                if not same or not _same(before, again):
+                if not _same(before, self._run(*_replaced(call, value, exchanged))):
                     return True
+                if not _same(before, self._run(call.module, call.args, call.kwargs)):
+                    return True  # it gives something else each time
             except NotApplicableError:
                 return True
         return _real(value) and self._reached(call, value)
+
+    def _run(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run a module of the copy again; return what it gives, without a graph."""
+        return self._replica.forward(lambda: duplicate(self._replica.run(module, args, kwargs)))
 
     def _reached(self, call: Call, value: Tensor) -> bool:
         """Tell whether gradients pass to an argument: those of a hard decision may."""

@@ -16,7 +16,9 @@ from lightning_debug.experiments.trial import Trial, changed, heard, matched
 from lightning_debug.observation import BatchMixing, MixedOutput
 from lightning_debug.taps.statistics import tensors_in
 
-SIZES = (6, 4)  # both even, for steps that halve a batch
+# How many samples, and how many fewer: even, for steps that halve a batch. The first that are
+# not too much for the model.
+SIZES = ((6, 4), (4, 2))
 NUDGE = 1e-4
 CHANGED = 1
 
@@ -29,7 +31,11 @@ def mixing(replica: Replica, batch: Any, *, step: int, epoch: int) -> BatchMixin
     """
     replica.evaluating = True
     samples = Samples(replica, batch)
-    sizes = SIZES if samples.size >= SIZES[0] else (samples.size, samples.size - 1)
+    (many, few), least = SIZES
+    if replica.load.samples(batch, samples.size, many, least[0]) >= many:
+        sizes = many, few
+    else:
+        sizes = least if samples.size >= many else (samples.size, samples.size - 1)
     if sizes[1] < 2:
         raise NotApplicableError("there are too few samples in the batch")
     trio = _Trio(replica, samples, sizes)

@@ -147,7 +147,7 @@ class _ByBatch(TorchFunctionMode):
 
 
 def _loss(replica: Replica, batch: Any) -> Tensor:
-    return single(replica.losses(batch)).detach()
+    return replica.forward(lambda: single(replica.losses(batch)).detach())
 
 
 def _counts(module: Module) -> bool:

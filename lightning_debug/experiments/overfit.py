@@ -239,12 +239,10 @@ class PairEar(TorchFunctionMode):
 def _choose(replica: Replica, batch: Any) -> tuple[Samples, list[int]]:
     """Return two samples whose targets differ as much as any."""
     samples = Samples(replica, batch)
-    ear = PairEar()
-    with ear:
-        single(replica.losses(batch))
-    if not ear.pairs:
+    pairs = replica.forward(lambda: _listened(lambda: single(replica.losses(batch))))
+    if not pairs:
         raise NotApplicableError("the step compares no predictions with targets that differ")
-    first, _ = ear.pairs[0]
+    first, _ = pairs[0]
     target = first.target
     if samples.size < 2 or target.shape[0] % samples.size:
         return samples, list(range(min(samples.size, 2)))
@@ -451,6 +449,14 @@ def _stands(losses: Sequence[float]) -> bool:
     return long and max(recent) - min(recent) <= STILL * abs(recent[-1])
 
 
+def _listened(run: Callable[[], Any]) -> list[tuple[Pair, Score]]:
+    """Run something; return what was compared in it."""
+    ear = PairEar()
+    with ear:
+        run()
+    return ear.pairs
+
+
 def _values(pair: Pair) -> list[float]:
     """Return what a comparison may contribute to the loss, the likeliest first."""
     if pair.value is not None:
@@ -469,18 +475,16 @@ def _unseen(replica: Replica, rest: Any, validation: Any, metric: str) -> tuple[
     step = getattr(replica.module, "validation_step", None)
     tries: list[tuple[bool, Callable[[], Any]]] = []
     if validation is not None and callable(step):
-        tries.append((True, functools.partial(step, detached(validation), 0)))
+        tries.append((True, lambda: step(detached(validation), 0)))
     if rest is not None:
         tries.append((False, functools.partial(replica.advance, rest)))
     replica.module.eval()
     for validated, run in tries:
-        ear = PairEar()
         try:
-            with ear:
-                run()
+            pairs = replica.forward(functools.partial(_listened, run))
         except Exception:  # whatever the user's code raises where it is not at home
             continue
-        scores = [score for _, score in ear.pairs if score.metric == metric]
+        scores = [score for _, score in pairs if score.metric == metric]
         best = max(scores, key=lambda score: score.value, default=None)
         if best is not None:
             return best.value, best.chance, validated

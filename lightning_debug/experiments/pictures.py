@@ -34,7 +34,7 @@ from lightning_debug.pixels import (
 from lightning_debug.taps.data import named_tensors
 
 LAYERS = 3
-SAMPLES, SHOWN, MAPS = 64, 6, 12
+SAMPLES, FEWEST, SHOWN, MAPS = 64, 4, 6, 12
 ROWS = 3
 UNITS = 128
 UNIT_SIDE = 8
@@ -95,7 +95,8 @@ def pictures(
     """
     begun = time.monotonic()
     replica.evaluating = True
-    batch = take(batch, SAMPLES)
+    count = samples(batch) or SAMPLES
+    batch = take(batch, replica.load.samples(batch, count, SAMPLES, FEWEST))
     trial = heard(replica, batch, nested=True, normed=True)
     drawn: list[str] = []
     missing: list[str] = []

@@ -20,6 +20,7 @@ from lightning_debug.experiments.baselines import Progress, baselines
 from lightning_debug.experiments.future import future
 from lightning_debug.experiments.inputs import inputs
 from lightning_debug.experiments.kept import KeptBatches
+from lightning_debug.experiments.memory import give_back
 from lightning_debug.experiments.mixing import mixing
 from lightning_debug.experiments.noise import noise
 from lightning_debug.experiments.overfit import overfit
@@ -30,6 +31,7 @@ from lightning_debug.experiments.repeat import repeat
 from lightning_debug.experiments.replica import NotApplicableError, Replica, working_copy
 from lightning_debug.experiments.shuffled import shuffled
 from lightning_debug.experiments.training import Training
+from lightning_debug.experiments.unsaved import Load
 from lightning_debug.observation import (
     Baselines,
     BatchMixing,
@@ -208,6 +210,7 @@ class Probes:
         self._start: int | None = None
         self._done: set[type[Observation]] = set()
         self._kept = KeptBatches()
+        self._load = Load()
         self._begun = time.monotonic()
         self._progress = Progress()
         self._shuffled = False
@@ -267,6 +270,19 @@ class Probes:
             wants: Tells whether a kind of observation is asked for.
             contain: Switches off the experiment that fails for a reason of ours.
         """
+        try:
+            yield from self._run(batch, step, epoch, wants, contain)
+        finally:
+            give_back()
+
+    def _run(
+        self,
+        batch: Any,
+        step: int,
+        epoch: int,
+        wants: Callable[[type[Observation]], bool],
+        contain: Containment,
+    ) -> Iterator[Observation]:
         updates = step - (self._start or 0)
         if self._rates.due(updates):
             yield from self._try(RateTrial, step, epoch, contain, self._rate_trial)
@@ -305,7 +321,7 @@ class Probes:
         """Make the experiments that share one replica in float64."""
         end = time.monotonic() + self._budget.probes
         try:
-            replica = Replica(self._model, self._optimizers)
+            replica = Replica(self._model, self._optimizers, load=self._load)
         except NotApplicableError as error:
             reason = str(error)
             for kind in wanted:
@@ -336,6 +352,7 @@ class Probes:
     ) -> Iterator[Observation]:
         """Make one experiment and note what came of it; one that cannot be made says why."""
         begun = time.monotonic()
+        give_back()  # what the run, or the experiment before, has left
         with contain(_part(kind)):
             try:
                 with self._alone(), self._announce(TITLES[kind]):
@@ -412,7 +429,7 @@ class Probes:
         def allowed(seconds: float) -> float:
             return self._budget.for_training(seconds * self._updates)
 
-        replica = Replica(self._model, self._optimizers, dtype=None)
+        replica = Replica(self._model, self._optimizers, dtype=None, load=self._load)
         try:
             return overfit(
                 replica,
@@ -449,7 +466,9 @@ class Probes:
 
     def _copy(self) -> AbstractContextManager[Replica]:
         """Return a replica in the formats of the run, for the length of a context."""
-        return working_copy(self._model, self._optimizers, precision=self._precision)
+        return working_copy(
+            self._model, self._optimizers, precision=self._precision, load=self._load
+        )
 
     def _rate_trial(self, *, step: int, epoch: int) -> Observation | None:
         # A run that does not get on has the time.

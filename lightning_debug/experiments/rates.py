@@ -35,6 +35,8 @@ FALLEN = 0.2
 LARGE, SMALL = 3e-2, 3e-4
 # Initial weights are kept until the trial is over, so they must not be large.
 MOST_WEIGHTS = 64_000_000
+# Of more, as many digits are kept as matter for where a learning rate leads, in half the memory.
+EXACT_WEIGHTS = 1_000_000
 
 
 class RateTrials:
@@ -82,7 +84,8 @@ class RateTrials:
         if any(map(is_lazy, tensors)):
             return
         if len(self._optimizers) == 1 and sum(t.numel() for t in tensors) <= MOST_WEIGHTS:
-            self._initial = [t.detach().clone() for t in tensors]
+            few = sum(t.numel() for t in tensors) <= EXACT_WEIGHTS
+            self._initial = [_kept(t.detach(), exactly=few) for t in tensors]
 
     def due(self, updates: int) -> bool:
         """Tell whether to see how the run gets on, after so many updates of it."""
@@ -181,11 +184,12 @@ class RateTrials:
         trainer = _Trainer(replica, self._optimizers[0], self._initial, self._clip, self._highest)
         batches = list(self._batches)
         begun = time.monotonic()
-        start = trainer.start(batches)
-        seconds = BACKWARD * (time.monotonic() - begun) / len(batches)
+        replica.forward(lambda: trainer.start(batches[:1]))
+        seconds = BACKWARD * (time.monotonic() - begun)
         steps = min(STEPS, int((end - begun) / (ARMS * max(seconds, 1e-9))))
         if steps < FEWEST_STEPS:
             raise NotApplicableError("the time for experiments would not suffice")
+        start = trainer.start(batches)
         begun = time.monotonic()
         arms = [trainer.arm(1.0, batches, steps)]
         spent = time.monotonic() - begun
@@ -248,11 +252,16 @@ class _Trainer:
         return self._level(batches)
 
     def _level(self, batches: Sequence[Any]) -> float:
-        losses = [loss for batch in batches for loss in self._replica.advance(batch)[:1]]
-        if len(losses) < len(batches):
-            raise NotApplicableError("the training step tells no loss")
-        mean = torch.stack([loss.detach() for loss in losses]).mean().item()
+        losses = [self._loss(batch) for batch in batches]
+        mean = torch.stack(losses).mean().item()
         return mean if math.isfinite(mean) else math.inf
+
+    def _loss(self, batch: Any) -> Tensor:
+        """Return the first loss of a batch, without its graph."""
+        losses = self._replica.advance(batch)
+        if not losses:
+            raise NotApplicableError("the training step tells no loss")
+        return losses[0].detach()
 
     def arm(
         self, factor: float, batches: Sequence[Any], steps: int, *, weight_decay: bool = True
@@ -293,6 +302,12 @@ class _Trainer:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
             clip(held, limit)
+
+
+def _kept(tensor: Tensor, *, exactly: bool) -> Tensor:
+    """Return a copy; one of numbers in 32 bits has half as many, if it need not be exact."""
+    shorter = tensor.dtype is torch.float32 and not exactly
+    return tensor.to(torch.bfloat16) if shorter else tensor.clone()
 
 
 def _fresh(optimizer: Optimizer, twins: Mapping[int, Tensor]) -> Optimizer:

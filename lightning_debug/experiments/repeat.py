@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from lightning_debug.experiments.batches import samples, take
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.sources import (
     CLOCK,
@@ -29,6 +30,7 @@ IN_LOSSES, IN_GRADIENTS = 16, 1024
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 MOST_EVENTS = 20_000
 TRIES = 4
+FEWEST = 4  # samples
 
 Digest = tuple[int, ...]
 
@@ -77,7 +79,7 @@ def repeat(replica: Replica, batch: Any, *, step: int, epoch: int) -> StepRepeat
             differs.
     """
     natural = Sources()
-    first = _run(replica, batch, natural)
+    batch, first = _begun(replica, batch, natural)
     if not first.losses:
         raise NotApplicableError("the training step gives no loss")
     if not all(bool(loss.isfinite()) for loss in first.losses):
@@ -90,6 +92,17 @@ def repeat(replica: Replica, batch: Any, *, step: int, epoch: int) -> StepRepeat
         if not _same(first, second):
             return _explained(replica, batch, first, second, found)
     return found
+
+
+def _begun(replica: Replica, batch: Any, sources: Sources) -> tuple[Any, _Run]:
+    """Run it on fewer samples where they are much for it, if it can do with fewer."""
+    with contextlib.suppress(NotApplicableError):
+        size = samples(batch)
+        count = replica.load.samples(batch, size, size, FEWEST)
+        if count < size:
+            few = take(batch, count)
+            return few, _run(replica, few, sources)
+    return batch, _run(replica, batch, sources)
 
 
 def _varied(replica: Replica, batch: Any, sources: Sources, times: int) -> _Run:

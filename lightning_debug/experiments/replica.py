@@ -6,12 +6,13 @@ import contextlib
 import copy
 import inspect
 import itertools
+import logging
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ from lightning_debug.experiments.isolation import isolated, seed
 from lightning_debug.experiments.outward import forget
 from lightning_debug.experiments.stand_ins import Mute, OptimizerStandIn, TrainerStandIn
 from lightning_debug.experiments.state import DATA, Contents, Outside, is_state
+from lightning_debug.experiments.unsaved import Load, Unsaved, elements
 from lightning_debug.taps.statistics import tensors_in
 
-# Parameters, gradients, a snapshot and the work itself, all in float64.
+log = logging.getLogger("lightning_debug")
 OURS = "lightning_debug."
+# Parameters, gradients, a snapshot and the work itself, all in float64.
 COPIES = 10
 SEED = 1
 MOST_ITEMS = 10_000
@@ -50,6 +53,8 @@ OF_A_TRAINER = (
 )
 NARROW = frozenset([torch.float16, torch.bfloat16, torch.float32])
 
+T = TypeVar("T")
+
 
 class Replica:
     """A deep copy of a module with a ``training_step``, cut off from everything around it.
@@ -62,11 +67,13 @@ class Replica:
         model: A LightningModule, or any module with a ``training_step``.
         optimizers: Its optimizers, in the order in which it asks for them.
         dtype: Of its floating-point parameters, buffers and data; None: as they are.
+        load: Learns how much a step keeps, for all copies of a model.
 
     Attributes:
         evaluating: Whether it runs in eval mode.
         seed: Of all random generators, at the start of each run.
         twins: The copy of each parameter, by the identity of the original.
+        load: How much a step keeps for its backward pass.
 
     Raises:
         NotApplicableError: If it cannot be copied, or memory does not suffice.
@@ -77,6 +84,7 @@ class Replica:
         model: Module,
         optimizers: Sequence[Optimizer] = (),
         dtype: torch.dtype | None = torch.float64,
+        load: Load | None = None,
     ) -> None:
         _require_precision(model)
         _require_memory(model)
@@ -85,7 +93,12 @@ class Replica:
         self.dtype = dtype
         self.evaluating = False
         self.seed = SEED
-        self._originals = {id(t) for t in (*model.parameters(), *model.buffers())}
+        originals = [*model.parameters(), *model.buffers()]
+        self._originals = {id(tensor) for tensor in originals}
+        self.load = load or Load()
+        self._unsaved: Unsaved | None = None
+        self._goes_back = False
+        self._fed = 0
         memo: dict[int, Any] = {}
         self.module = _twin(model, memo)
         self._outside = Outside(model, memo)
@@ -98,10 +111,10 @@ class Replica:
         self.twins: Mapping[int, Tensor] = dict(pairs)
         self._optimizers = [OptimizerStandIn(o, self.twins) for o in optimizers]
         self._heard: list[Tensor] = []
-        self._moved: list[tuple[Tensor, Tensor]] = []
+        self._moved: tuple[Sequence[Tensor], Sequence[Tensor]] = ((), ())
         self._trainer = getattr(model, "_trainer", None)
         self._detach()
-        self._snapshot = _Snapshot(self.module)
+        self._snapshot = _Snapshot(self.module, originals)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -134,7 +147,7 @@ class Replica:
         self._outside.restore()
         with torch.no_grad(), torch._C.DisableTorchFunction():
             self._snapshot.restore()
-            for parameter, values in self._moved:
+            for parameter, values in zip(*self._moved, strict=True):
                 parameter.copy_(values)
         if self.evaluating:
             self.module.eval()
@@ -143,11 +156,11 @@ class Replica:
     @contextlib.contextmanager
     def moved(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
         """Start from other values for some parameters, in all that is run inside."""
-        self._moved = list(zip(parameters, values, strict=True))
+        self._moved = parameters, values
         try:
             yield
         finally:
-            self._moved = []
+            self._moved = (), ()
 
     def losses(self, batch: Any, *, index: int = 0) -> list[Tensor]:
         """Run the training step once, from the state that was copied.
@@ -171,6 +184,7 @@ class Replica:
             NotApplicableError: If it fails, or reaches for something of the original.
         """
         self._heard.clear()
+        self._fed += elements(batch) if self._unsaved is not None else 0
         step: Callable[..., Any] = self.module.training_step  # type: ignore[assignment]
         data = detached(batch) if self.dtype is None else widened(detached(batch), self.dtype)
         alone = len(inspect.signature(step).parameters) == 1
@@ -185,12 +199,44 @@ class Replica:
         self._heard.clear()
         return [x.mean() for x in losses if x.requires_grad]
 
+    def forward(self, run: Callable[[], T]) -> T:
+        """Call a function that runs the copy forward only; nothing is kept for a backward pass.
+
+        Where the step goes backward by itself, the function is called once more, and all is kept.
+
+        Args:
+            run: Starts from the state that was copied, each time that it is called.
+        """
+        if self._goes_back or self._unsaved is not None:
+            return run()
+        self._fed, self._unsaved = 0, Unsaved()
+        try:
+            with self._unsaved as unsaved:
+                out = run()
+            if not unsaved.missed:
+                if self._fed:
+                    self.load.note(unsaved.elements, self._fed)
+                return out
+        except Exception as error:
+            log.debug("lightning_debug: a step needs its graph: %s", error)
+        finally:
+            self._unsaved = None
+        self._goes_back = True
+        return run()
+
     def rebase(self, values: Sequence[Tensor]) -> None:
-        """Start every run from other parameters and buffers, given in their order."""
+        """Start every run from other parameters and buffers, given in their order.
+
+        Args:
+            values: They must not change as long as the copy is used.
+        """
         self._snapshot.rebase(values)
 
     def started(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the tensors of the copy, each with the values from which every run starts."""
+        """Return the tensors of the copy, each with the values from which every run starts.
+
+        The values are in the formats of the run.
+        """
         return self._snapshot.tensors
 
     def run(
@@ -220,7 +266,15 @@ class Replica:
             ) from error
 
     def release(self) -> None:
-        """Let go of the copy at once, and not when the garbage collector comes by."""
+        """Let go of the copy at once, and not when the garbage collector comes by.
+
+        What is left of it in cycles, as of trainers and optimizers, holds no values.
+        """
+        for tensor, _ in self.started():
+            if id(tensor) not in self._originals and type(tensor.data) is Tensor:
+                tensor.grad = None
+                tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        self._snapshot.tensors.clear()
         for module in self.module.modules():
             for name in ("optimizers", "manual_backward"):
                 module.__dict__.pop(name, None)
@@ -300,9 +354,12 @@ class _Guard(TorchFunctionMode):
 class _Snapshot:
     """The state of a module: tensors, modes, generators, and what else is kept on modules."""
 
-    def __init__(self, module: Module) -> None:
-        tensors = (*module.parameters(), *module.buffers())
-        self.tensors = [(t, t.detach().clone()) for t in tensors]
+    def __init__(self, module: Module, originals: Sequence[Tensor]) -> None:
+        tensors = [*module.parameters(), *module.buffers()]
+        # Those of the user stay as they are for as long as a copy of them is used.
+        same = [t.shape for t in tensors] == [t.shape for t in originals]
+        values = originals if same else [t.clone() for t in tensors]
+        self.tensors = [(t, v.detach()) for t, v in zip(tensors, values, strict=True)]
         self._trained = [(p, p.requires_grad) for p in module.parameters()]
         self._values = [
             (m, {k: v for k, v in vars(m).items() if k not in OWN and is_state(v)})
@@ -316,7 +373,7 @@ class _Snapshot:
     def rebase(self, values: Sequence[Tensor]) -> None:
         """Bring parameters and buffers back to these values from now on."""
         held = [tensor for tensor, _ in self.tensors]
-        self.tensors = [(tensor, v.clone()) for tensor, v in zip(held, values, strict=True)]
+        self.tensors = list(zip(held, values, strict=True))
 
     def restore(self) -> None:
         """Bring everything back."""
@@ -342,6 +399,7 @@ def working_copy(
     *,
     dtype: torch.dtype | None = None,
     precision: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    load: Load | None = None,
 ) -> Iterator[Replica]:
     """Give a replica that works, and let go of it afterwards.
 
@@ -350,11 +408,12 @@ def working_copy(
         optimizers: Its optimizers.
         dtype: What to widen numbers to; None for the formats of the run.
         precision: Gives the context in which the training step runs, such as autocast.
+        load: Learns how much a step keeps, for all copies of a model.
 
     Raises:
         NotApplicableError: If the model cannot be copied.
     """
-    replica = Replica(model, optimizers, dtype=dtype)
+    replica = Replica(model, optimizers, dtype=dtype, load=load)
     try:
         with replica.working(), precision():
             yield replica

@@ -91,6 +91,10 @@ def heard(
     Raises:
         NotApplicableError: If the step fails.
     """
+    return replica.forward(lambda: _heard(replica, batch, nested, nudge, normed))
+
+
+def _heard(replica: Replica, batch: Any, nested: bool, nudge: Nudge | None, normed: bool) -> Trial:
     trial, running, kept = Trial(), list[Call](), set[int]()
 
     def enter(module: Module, args: Any, kwargs: Any) -> None:
