@@ -333,22 +333,27 @@ class _Guard(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the function, unless it would touch the original."""
-        kwargs = dict(kwargs or {})
-        if any(map(self._touches, args)) or any(map(self._touches, kwargs.values())):
+        if self._touched((*args, *kwargs.values()) if kwargs else args):
             raise NotApplicableError("the step uses tensors of the model that cannot be copied")
-        if self._dtype is torch.float64:
-            if getattr(func, "__name__", "") in ("float", "half", "bfloat16") and args:
+        name = getattr(func, "__name__", "")
+        if self._dtype is torch.float64 and name != "__get__":
+            if name in ("float", "half", "bfloat16") and args:
                 return args[0].double()
             args = [self._dtype if _narrow(value) else value for value in args]
-            kwargs = {k: self._dtype if _narrow(v) else v for k, v in kwargs.items()}
-        return func(*args, **kwargs)
+            kwargs = {k: self._dtype if _narrow(v) else v for k, v in (kwargs or {}).items()}
+        return func(*args, **kwargs) if kwargs else func(*args)
 
-    def _touches(self, value: Any) -> bool:
-        """Tell whether a tensor of the original is in an argument."""
-        if isinstance(value, Tensor):  # asked for every argument of every function
-            return id(value) in self._originals
-        held = tensors_in(value) if isinstance(value, CONTAINERS) else ()
-        return any(id(tensor) in self._originals for tensor in held)
+    def _touched(self, values: Sequence[Any]) -> bool:
+        """Tell whether a tensor of the original is in an argument; asked at every function."""
+        originals = self._originals
+        for value in values:
+            if id(value) in originals:
+                return True
+            if isinstance(value, CONTAINERS) and any(
+                id(tensor) in originals for tensor in tensors_in(value)
+            ):
+                return True
+        return False
 
 
 class _Snapshot:

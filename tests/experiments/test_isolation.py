@@ -163,14 +163,15 @@ WRITES = [
 
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda function: function.__name__)
-def test_files_are_read_back_and_gone_afterwards(write, folder):
-    before, known = contents(folder), set(os.listdir(tempfile.gettempdir()))
+def test_files_are_read_back_and_gone_afterwards(write, folder, tmp_path_factory, monkeypatch):
+    own = tmp_path_factory.mktemp("temporary")  # other tests run at the same time
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
+    before = contents(folder)
     for _ in range(2):  # the second time starts from the disk again
         with isolated(None):
             assert write(folder)
         assert contents(folder) == before
-    left = set(os.listdir(tempfile.gettempdir())) - known
-    assert not [name for name in left if name.startswith(("tmp", "lightning_debug"))]
+    assert not os.listdir(own)
 
 
 def test_what_was_written_can_be_forgotten(folder):
