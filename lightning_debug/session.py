@@ -251,11 +251,13 @@ class Session:
         seen = {f.where: f for f in getattr(check, method)(obs) if self._admits(check, f)}
         key = check.name(), method + obs.stream
         streak, active = self._streaks[key], self._active[key]
+        self._looks[key] += 1
+        if not seen and not streak:  # as at most looks
+            return
         for gone in streak.keys() - seen.keys():
             del streak[gone]
         active.intersection_update(seen)
         streak.update(seen.keys())
-        self._looks[key] += 1
         ripe = {p: f for p, f in seen.items() if streak[p] >= (f.patience or check.patience)}
         self._unripe[key] = {p: f for p, f in seen.items() if p not in ripe}
         if ripe.keys() - active:
@@ -341,4 +343,4 @@ def _part(sink: Sink) -> str:
 
 def _asks(check: Check, kind: type[Observation]) -> bool:
     """Tell whether a check overrides the method for a kind: its declaration of need."""
-    return getattr(type(check), hook(kind)) is not getattr(Check, hook(kind))
+    return getattr(type(check), METHODS[kind]) is not getattr(Check, METHODS[kind])

@@ -78,7 +78,8 @@ class Program(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
         loss = self.loss(self(x), y)
-        self.log("loss", loss)
+        if batch_idx % 10 == 0:  # logging takes half as long as a small step
+            self.log("loss", loss)
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -28,7 +28,7 @@ from lightning_debug.taps import (
     wiring,
 )
 from tests.runs import Program, digits, quiet_trainer
-from tests.test_no_trace import Plain, assert_same, run
+from tests.test_no_trace import Plain, assert_same, bare, run
 
 PARTS = [
     pytest.param(forward.ForwardTap, "_measure", id="modules"),
@@ -57,8 +57,6 @@ def test_a_part_that_raises_leaves_the_run_untouched_and_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bare = run(Plain, [])
-
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("ours")
 
@@ -66,8 +64,8 @@ def test_a_part_that_raises_leaves_the_run_untouched_and_is_said_once(
     suite = DebugSuite(debug=True, sinks=[])
     with caplog.at_level(logging.WARNING, "lightning_debug"):
         watched = run(Plain, [suite])
-    assert_same(watched.weights, bare.weights)
-    assert_same(watched.torch, bare.torch)
+    assert_same(watched.weights, bare(Plain).weights)
+    assert_same(watched.torch, bare(Plain).torch)
     assert suite.failures
     said = [r.getMessage() for r in caplog.records if r.name == "lightning_debug"]
     assert len(said) == len(set(said)) == len(suite.failures)
@@ -107,7 +105,7 @@ def dead() -> Program:
 @pytest.mark.parametrize("method", ["start", "finding", "stats", "close"])
 def test_a_sink_that_raises_is_called_once_and_the_others_go_on(method: str) -> None:
     sink = Breaks(method)
-    suite = DebugSuite(debug=True, sinks=[sink])
+    suite = DebugSuite(preflight=False, sinks=[sink])
     quiet_trainer(callbacks=[suite]).fit(dead(), digits())
     assert sink.calls == 1
     assert "No space left" in suite.failures["sink Breaks"]
@@ -119,7 +117,7 @@ def test_a_full_disk_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(run_folder.os, "replace", full)
-    suite = DebugSuite(debug=True)
+    suite = DebugSuite(preflight=False)
     quiet_trainer(callbacks=[suite], default_root_dir=tmp_path).fit(dead(), digits())
     assert "No space left" in suite.failures["sink RunFolder"]
     assert "dead-relu" in {f.name for f in suite.findings}
@@ -131,7 +129,7 @@ def test_an_interrupt_in_our_code_passes(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(gradients.GradientTap, "measure", interrupt)
     with pytest.raises(SystemExit):  # as Lightning does it
-        quiet_trainer(callbacks=[DebugSuite(sinks=[])]).fit(dead(), digits())
+        quiet_trainer(callbacks=[DebugSuite(preflight=False, sinks=[])]).fit(dead(), digits())
 
 
 class Odd(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import random
 from collections.abc import Callable
@@ -281,6 +282,12 @@ def run(
     )
 
 
+@functools.cache
+def bare(make: Callable[[], pl.LightningModule], **settings: Any) -> Trace:
+    """Train once without the suite, for all that is compared with it."""
+    return run(make, [], **settings)
+
+
 def assert_same(one: Any, other: Any) -> None:
     if isinstance(one, torch.Tensor):
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
@@ -327,10 +334,9 @@ def assert_same(one: Any, other: Any) -> None:
 def test_the_run_is_bit_identical(make: Any, settings: dict[str, Any]) -> None:
     suite = DebugSuite(debug=True, every_n_steps=5, sinks=[])
     watched = run(make, [suite], **settings)
-    bare = run(make, [], **settings)
     assert suite.failures == {}
     for field in ("weights", "optimizers", "python", "numpy", "torch", "metrics"):
-        assert_same(getattr(watched, field), getattr(bare, field))
+        assert_same(getattr(watched, field), getattr(bare(make, **settings), field))
 
 
 @pytest.mark.parametrize(
@@ -352,14 +358,13 @@ def test_the_run_is_bit_identical_with_pictures(
 ) -> None:
     suite = DebugSuite(debug=True, every_n_steps=5, sinks=[RunFolder()])
     watched = run(make, [suite], default_root_dir=tmp_path, **settings)
-    bare = run(make, [], **settings)
     assert suite.failures == {}
     pictures = read_run(suite.run_folder).pictures
     kinds = {picture.kind for picture in pictures}
     assert kinds >= {"weights", "activations", "filters"}
     assert ("feature maps" in kinds) == (not settings.get("fails"))
     for field in ("weights", "optimizers", "python", "numpy", "torch", "metrics"):
-        assert_same(getattr(watched, field), getattr(bare, field))
+        assert_same(getattr(watched, field), getattr(bare(make, **settings), field))
 
 
 def test_the_comparison_notices_a_number_drawn() -> None:
@@ -368,7 +373,7 @@ def test_the_comparison_notices_a_number_drawn() -> None:
             torch.rand(1)
 
     with pytest.raises(AssertionError):
-        assert_same(run(Plain, [Draws()]).torch, run(Plain, []).torch)
+        assert_same(run(Plain, [Draws()]).torch, bare(Plain).torch)
 
 
 def test_resuming_is_bit_identical(tmp_path: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -31,6 +33,11 @@ def halved() -> Program:
     with torch.no_grad():
         program.net[0].bias[:19] = -50.0
     return program
+
+
+def measuring(**arguments: Any) -> DebugSuite:
+    """Return a suite without experiments: they take longer than these trainings."""
+    return DebugSuite(preflight=False, sinks=[], **arguments)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +111,11 @@ def test_experiments_that_do_not_fit_are_left_out(
 
 
 def test_ignore_takes_names_sections_and_places() -> None:
-    assert "dead-relu" in names(fit(dead, digits()))
+    assert "dead-relu" in names(fit(dead, digits(), suite=measuring()))
     for pattern in ("dead-relu", "connections", "dead-relu:net.*"):
-        suite = fit(dead, digits(), suite=DebugSuite(ignore=[pattern], sinks=[]))
+        suite = fit(dead, digits(), suite=measuring(ignore=[pattern]))
         assert "dead-relu" not in names(suite)
-    suite = fit(dead, digits(), suite=DebugSuite(ignore=["dead-relu:encoder.*"], sinks=[]))
+    suite = fit(dead, digits(), suite=measuring(ignore=["dead-relu:encoder.*"]))
     assert "dead-relu" in names(suite)
 
 
@@ -119,18 +126,18 @@ def test_select_takes_names_and_places() -> None:
 
 
 def test_a_check_with_thresholds_of_ones_own_replaces_the_default() -> None:
-    assert "dead-relu" not in names(fit(halved, digits()))
-    suite = DebugSuite(checks=[DeadRelu(share=0.5)], sinks=[])
+    assert "dead-relu" not in names(fit(halved, digits(), suite=measuring()))
+    suite = measuring(checks=[DeadRelu(share=0.5)])
     assert "dead-relu" in names(fit(halved, digits(), suite=suite))
 
 
 def test_strict_raises_with_the_report() -> None:
     with pytest.raises(TrainingBugError, match=r"zero-gradient at net\.0\.weight.*Fix: "):
-        fit(dead, digits(), suite=DebugSuite(strict=True, sinks=[]))
-    warns = DebugSuite(strict="warning", select=["dead-relu"], sinks=[])
+        fit(dead, digits(), suite=measuring(strict=True))
+    warns = measuring(strict="warning", select=["dead-relu"])
     with pytest.raises(TrainingBugError, match=r"dead-relu at net\.1: .*Fix: "):
         fit(dead, digits(), suite=warns)
-    only_warns = DebugSuite(strict=True, select=["dead-relu"], sinks=[])
+    only_warns = measuring(strict=True, select=["dead-relu"])
     assert names(fit(dead, digits(), suite=only_warns)) == {"dead-relu"}
 
 
@@ -143,10 +150,10 @@ def test_sections_show_their_own_findings() -> None:
 
 def test_one_suite_for_two_trainers_starts_afresh() -> None:
     suite = DebugSuite(sinks=[])
-    fit(dead, digits(), suite=suite)
+    fit(cubed, digits(), suite=suite, epochs=1)
     assert suite.findings
     healthy = Program(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
-    fit(lambda: healthy, digits(), suite=suite)
+    fit(lambda: healthy, digits(), suite=suite, epochs=1)
     assert suite.findings == []
 
 
@@ -172,7 +179,7 @@ def test_fast_dev_run_and_evaluation_alone_write_nothing(tmp_path: Path) -> None
 
 
 def test_the_run_folder_lies_in_the_log_dir(tmp_path: Path) -> None:
-    suite = DebugSuite()
+    suite = DebugSuite(preflight=False)
     quiet_trainer(callbacks=[suite], default_root_dir=tmp_path).fit(dead(), digits())
     files = {path.name for path in (tmp_path / "lightning_debug").iterdir()}
     assert files >= {"run.json", "findings.jsonl", "stats.jsonl"}
@@ -180,7 +187,7 @@ def test_the_run_folder_lies_in_the_log_dir(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-    import sys, torch
+    import json, os, sys, torch
     {imports} as pl
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -195,61 +202,54 @@ SCRIPT = """
         def configure_optimizers(self):
             return torch.optim.Adam(self.head.parameters())
 
-    torch.manual_seed(0)
-    data = DataLoader(TensorDataset(torch.randn(64, 4), torch.randint(0, 2, (64,))), 8)
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=sys.argv[1], {callbacks})
-    trainer.fit(Model(), data)
+    for folder, variable, callbacks in json.loads(sys.argv[1]):
+        print(f"== {{folder}}", flush=True)
+        os.environ |= {{"LIGHTNING_DEBUG": "1"}} if variable else {{}}
+        torch.manual_seed(0)
+        data = DataLoader(TensorDataset(torch.randn(64, 4), torch.randint(0, 2, (64,))), 8)
+        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=folder, callbacks=eval(callbacks))
+        trainer.fit(Model(), data)
 """
-PL = "import pytorch_lightning"
-LIGHTNING = "import lightning.pytorch"
-LIST = "callbacks=[pl.callbacks.Timer()]"
-BARE = "callbacks=pl.callbacks.Timer()"
-OURS = "callbacks=[__import__('lightning_debug').DebugSuite()]"
-OURS_OFF = "callbacks=[__import__('lightning_debug').DebugSuite(debug=False)]"
+LIST = "[pl.callbacks.Timer()]"
+BARE = "pl.callbacks.Timer()"
+OURS = "[__import__('lightning_debug').DebugSuite()]"
+OURS_OFF = "[__import__('lightning_debug').DebugSuite(debug=False)]"
 
 
-def run_script(tmp_path: Path, imports: str, callbacks: str, **environment: str) -> str:
+@pytest.mark.parametrize("imports", ["import pytorch_lightning", "import lightning.pytorch"])
+def test_the_environment_switches_it_on(tmp_path: Path, imports: str) -> None:
+    runs = [
+        ("without the variable", False, "None"),
+        ("no callbacks", True, "None"),
+        ("a list", True, LIST),
+        ("one bare callback", True, BARE),
+        ("our callback", True, OURS),
+        ("our callback, switched off", True, OURS_OFF),
+    ]
     script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(imports=imports, callbacks=callbacks)))
+    script.write_text(textwrap.dedent(SCRIPT.format(imports=imports)))
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        capture_output=True,
+        [sys.executable, str(script), json.dumps(runs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        env={"PATH": "", "HOME": str(tmp_path), "COLUMNS": "200", **environment},
+        env={"PATH": "", "HOME": str(tmp_path), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
         cwd=tmp_path,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("imports", "callbacks"),
-    [
-        pytest.param(PL, "", id="pytorch_lightning, no callbacks"),
-        pytest.param(PL, LIST, id="pytorch_lightning, a list", marks=pytest.mark.slow),
-        pytest.param(PL, BARE, id="pytorch_lightning, one bare callback", marks=pytest.mark.slow),
-        pytest.param(LIGHTNING, "", id="lightning, no callbacks"),
-        pytest.param(LIGHTNING, BARE, id="lightning, one bare callback", marks=pytest.mark.slow),
-        pytest.param(LIGHTNING, OURS, id="lightning, our callback"),
-    ],
-)
-def test_the_environment_switches_it_on(tmp_path: Path, imports: str, callbacks: str) -> None:
-    output = run_script(tmp_path, imports, callbacks, LIGHTNING_DEBUG="1")
-    assert output.count("parameter-not-optimized") >= 1
-    assert (tmp_path / "lightning_debug" / "run.json").exists()
-    assert not (tmp_path / "lightning_debug_1").exists()
-
-
-def test_without_the_variable_nothing_happens(tmp_path: Path) -> None:
-    assert "lightning_debug" not in run_script(tmp_path, PL, "")
-    assert not (tmp_path / "lightning_debug").exists()
-
-
-def test_the_scripts_own_suite_wins_over_the_environment(tmp_path: Path) -> None:
-    assert "not-optimized" not in run_script(tmp_path, PL, OURS_OFF, LIGHTNING_DEBUG="1")
+    assert done.returncode == 0, done.stdout
+    parts = re.split("^== (.*)$", done.stdout, flags=re.MULTILINE)
+    output = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert "lightning_debug" not in parts[0] + output.pop("without the variable")
+    assert not (tmp_path / "without the variable").exists()
+    assert "not-optimized" not in output.pop("our callback, switched off")
+    assert len(output) == 4
+    for folder, said in output.items():
+        assert said.count("parameter-not-optimized") >= 1
+        assert (tmp_path / folder / "lightning_debug" / "run.json").exists()
+        assert not (tmp_path / folder / "lightning_debug_1").exists()
 
 
 def test_a_variable_that_is_neither_on_nor_off_raises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         pytest.param(
             lambda: Program(Output(True), negative, partial(torch.optim.Adam, lr=1e-2)),
             lambda: Program(Output(False), negative, partial(torch.optim.Adam, lr=1e-2)),
-            lambda: regression(n=4096),
+            lambda: regression(n=2048),
             "net.fc2 > relu",
             id="rectified output",
         ),
