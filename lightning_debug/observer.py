@@ -182,7 +182,7 @@ class Observer:
         self._entries = EntryTap(self._trace)
         self._losses.told = self._entries.compared
         self._nonlinear = NonlinearTap(self._trace)
-        self._dropped = DroppedNormTap(self._trace)
+        self._dropped = DroppedNormTap(self._trace, model)
         self._muted = MutedTap()
         self._terms = TermTap(self._trace)
         self._model = model

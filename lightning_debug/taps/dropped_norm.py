@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from lightning_debug.observation import DroppedNorm
 from lightning_debug.taps.functions import MIXERS, Listener
@@ -58,13 +59,15 @@ class DroppedNormTap(Listener):
     """Follows what comes out of a dropout until a weight layer, a norm or a reduction takes it.
 
     Where it arrives at a batch norm, the functions on the way run again from the dropout's input:
-    that is what the batch norm will see in evaluation.
+    that is what the batch norm will see in evaluation. Until then they are kept, so nothing is
+    followed in a model that keeps no running statistics and has called no batch norm.
     """
 
     everything = True
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, model: Module) -> None:
         self._trace = trace
+        self._norms = any(hasattr(module, "running_mean") for module in model.modules())
         self._ledger = Ledger()
         self._on = False
         self._original: Tensor | None = None
@@ -74,7 +77,7 @@ class DroppedNormTap(Listener):
     def begin(self, ledger: Ledger, *, wanted: bool) -> None:
         """Start a look."""
         self._ledger = ledger
-        self._on = wanted
+        self._on = wanted and self._norms
         self._paths, self._found = {}, []
 
     def end(self) -> None:
@@ -92,6 +95,7 @@ class DroppedNormTap(Listener):
     ) -> None:
         """Follow a call."""
         name = getattr(func, "__name__", "")
+        self._norms = self._norms or name == "batch_norm"
         if not self._on:
             return
         if name in DROPOUTS and isinstance(out, Tensor):

@@ -53,6 +53,8 @@ OTHERS = frozenset(
 )
 LOSSES = frozenset(KINDS) | OTHERS
 CRITERION_LIMIT = 1_000_000
+# What a loss is called again on, while all that backward needs is in memory.
+MOST_REPEATED, FEWEST_REPEATED = 1_000_000, 256
 
 
 @dataclass
@@ -233,6 +235,8 @@ class LossTap(Listener):
     ) -> None:
         """Call the loss again on predictions that know nothing."""
         target = heard.target
+        if heard.every > 1:
+            prediction, target = prediction[:: heard.every], target[:: heard.every]
 
         def again(constant: Tensor) -> Entry:
             return self._ledger.note(repeat(constant).mean())
@@ -283,12 +287,19 @@ def _heard(
     if swapped:
         left, right = right, left
 
+    others = [value for key, value in options.items() if key not in (first, second, "weight")]
+    alone = not any(isinstance(value, Tensor) for value in others)
+    every = _every(left, right) if alone and (kind == "logits" or "weight" not in options) else 1
+    summed = options.get("reduction") == "sum" and every > 1
+
     def again(prediction: Tensor) -> Tensor:
         replaced = inspect.signature(func).bind_partial()
         replaced.arguments.update(options)
-        replaced.arguments[second if swapped else first] = prediction
+        few = right if every == 1 else right[::every]
+        sides = (few, prediction) if swapped else (prediction, few)
+        replaced.arguments[first], replaced.arguments[second] = sides
         result: Tensor = func(*replaced.args, **replaced.kwargs)
-        return result
+        return result * (len(left) / len(prediction)) if summed else result
 
     weights = (options.get(key) for key in ("weight", "pos_weight"))
     return Heard(
@@ -305,7 +316,16 @@ def _heard(
         if name in ("cross_entropy", "nll_loss")
         else None,
         again=again,
+        every=every,
     )
+
+
+def _every(prediction: Tensor, target: Tensor) -> int:
+    """Return which samples tell what constant predictions give: of a large prediction some."""
+    if not (prediction.ndim and target.ndim and len(prediction) == len(target)):
+        return 1
+    wanted = -(-prediction.numel() // MOST_REPEATED)
+    return max(1, min(wanted, len(prediction) // FEWEST_REPEATED))
 
 
 def _classes(heard: Heard, prediction: Tensor) -> int:

@@ -27,6 +27,7 @@ class Heard:
         weight: Weights of the classes, of the positive class or of the samples, if given.
         ignored: The target that does not count, if there is one.
         again: The same call on another prediction, if it can be repeated.
+        every: Which samples ``again`` takes: of a large prediction each second one, say.
     """
 
     function: str
@@ -40,3 +41,4 @@ class Heard:
     weight: Tensor | None = None
     ignored: int | None = None
     again: Callable[[Tensor], Tensor] | None = None
+    every: int = 1
