@@ -27,7 +27,11 @@ def _arguments() -> argparse.Namespace:
         default=["steps"],
         help="steps (the default), whole, memory, startup or growth",
     )
-    parser.add_argument("--workload", action="append", help="mlp, resnet, gpt or deep; all of them")
+    parser.add_argument(
+        "--workload",
+        action="append",
+        help="mlp, resnet, gpt or deep; of growth layers, width, batch or steps; all of them",
+    )
     parser.add_argument("--arm", action="append", help="such as 'every step' or 'GradientNorms'")
     parser.add_argument("--pairs", type=int, default=7, help="blocks of each, in turn")
     parser.add_argument("--steps", type=int, default=1000, help="length of a whole run")
@@ -74,7 +78,7 @@ def main() -> None:
         arms = arguments.arm or ["bare", *SUITE, *ALTERNATIVES]
         lines = steps(names, arms, arguments.pairs)
     elif what == "growth":
-        lines = growth.table()
+        lines = growth.table(arguments.workload or [*growth.GROWTH, "steps"])
     elif what == "startup":
         lines = [fresh.startup()]
     elif what == "memory":

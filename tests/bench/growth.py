@@ -62,27 +62,29 @@ def by_steps() -> list[str]:
     for made in MADE:
         ratio = timing.compare("mlp", "whole looks", pairs=5, steps=20, warm=made)
         costs.append(ratio.bare * (ratio.median - 1))
-    found = [f"steps: a look grows with the power {slope(MADE, costs):.2f}"]
-    return [*chart(MADE, costs), *found]
+    end = f"grows with the power {slope(MADE, costs):.2f}"
+    return ["a look, by steps made:", *chart(MADE, costs), end]
 
 
-def table() -> list[str]:
-    """Measure everything; return a line for each size, and the slopes."""
+def by_size(name: str) -> list[str]:
+    """Return what a look, a glance and a step without either cost, at each size."""
+    build, sizes = GROWTH[name]
     lines = []
-    for name, (build, sizes) in GROWTH.items():
-        looks, glances, quiet = [], [], []
+    for what, arm, warm in (
+        ("a look", "whole looks", 2),
+        ("a glance", "every step", timing.SETTLED),
+        ("a step without either", "between looks", timing.SETTLED),
+    ):
+        costs = []
         for size in sizes:
             WORKLOADS["growing"] = build(size)
-            for costs, arm, warm in (
-                (looks, "whole looks", 2),
-                (glances, "every step", timing.SETTLED),
-                (quiet, "between looks", timing.SETTLED),
-            ):
-                ratio = timing.compare("growing", arm, pairs=3, steps=STEPS, warm=warm)
-                costs.append(ratio.bare * (ratio.median - 1))
-        for what, costs in (("a look", looks), ("a glance", glances)):
-            lines += [f"{what}, by {name}:", *chart(sizes, costs)]
-            lines.append(f"grows with the power {slope(sizes, costs):.2f}")
-        added = ", ".join(f"{cost:.2f}" for cost in quiet)
-        lines.append(f"a step without either, by {name}: {added} ms")
-    return [*lines, *by_steps()]
+            ratio = timing.compare("growing", arm, pairs=3, steps=STEPS, warm=warm)
+            costs.append(ratio.bare * (ratio.median - 1))
+        lines += [f"{what}, by {name}:", *chart(sizes, costs)]
+        lines.append(f"grows with the power {slope(sizes, costs):.2f}")
+    return lines
+
+
+def table(names: Sequence[str]) -> list[str]:
+    """Measure how the cost grows with what is asked for: layers, width, batch or steps."""
+    return [line for name in names for line in (by_size(name) if name in GROWTH else by_steps())]
