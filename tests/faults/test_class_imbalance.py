@@ -92,8 +92,8 @@ THREE = (0.94, 0.03, 0.03)
 )
 def test_pair(bug, fix):
     module, data = bug()
-    found = fit(lambda: module, data, epochs=8)
+    found = fit(lambda: module, data, epochs=12)
     assert "class-imbalance" in names(found)
     assert places(found, "class-imbalance") == {"training_step"}
     module, data = fix()
-    assert alarms(fit(lambda: module, data, epochs=8)) == []
+    assert alarms(fit(lambda: module, data, epochs=12)) == []
