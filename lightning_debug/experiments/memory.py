@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def give_back() -> None:
@@ -16,6 +17,16 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+@contextlib.contextmanager
+def trimmed() -> Iterator[None]:
+    """Hand back what was freed before, and what is freed inside."""
+    give_back()
+    try:
+        yield
+    finally:
+        give_back()
 
 
 @functools.cache

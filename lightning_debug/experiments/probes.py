@@ -20,7 +20,7 @@ from lightning_debug.experiments.baselines import Progress, baselines
 from lightning_debug.experiments.future import future
 from lightning_debug.experiments.inputs import inputs
 from lightning_debug.experiments.kept import KeptBatches
-from lightning_debug.experiments.memory import give_back
+from lightning_debug.experiments.memory import give_back, trimmed
 from lightning_debug.experiments.mixing import mixing
 from lightning_debug.experiments.noise import noise
 from lightning_debug.experiments.overfit import overfit
@@ -270,19 +270,6 @@ class Probes:
             wants: Tells whether a kind of observation is asked for.
             contain: Switches off the experiment that fails for a reason of ours.
         """
-        try:
-            yield from self._run(batch, step, epoch, wants, contain)
-        finally:
-            give_back()
-
-    def _run(
-        self,
-        batch: Any,
-        step: int,
-        epoch: int,
-        wants: Callable[[type[Observation]], bool],
-        contain: Containment,
-    ) -> Iterator[Observation]:
         updates = step - (self._start or 0)
         if self._rates.due(updates):
             yield from self._try(RateTrial, step, epoch, contain, self._rate_trial)
@@ -340,6 +327,7 @@ class Probes:
                 yield from self._try(kind, step, epoch, contain, make, probe)
         finally:
             replica.release()
+            give_back()
 
     def _try(
         self,
@@ -352,8 +340,7 @@ class Probes:
     ) -> Iterator[Observation]:
         """Make one experiment and note what came of it; one that cannot be made says why."""
         begun = time.monotonic()
-        give_back()  # what the run, or the experiment before, has left
-        with contain(_part(kind)):
+        with trimmed(), contain(_part(kind)):
             try:
                 with self._alone(), self._announce(TITLES[kind]):
                     obs = make(*args, step=step, epoch=epoch)
