@@ -154,11 +154,12 @@ class GradientTap:
 
     Attributes:
         largest: The largest magnitude of those measured last, where they lie on the host.
+        symmetric: Names of parameters whose units have started out alike.
     """
 
-    def __init__(self, wiring: Wiring, symmetric: set[str]) -> None:
+    def __init__(self, wiring: Wiring) -> None:
+        self.symmetric: set[str] = set()
         self._wiring = wiring
-        self._symmetric = symmetric
         self._seen: set[str] = set()
         self._sentinels: dict[int, Parameter | None] = {}
         self.largest: Tensor | None = None
@@ -217,7 +218,7 @@ class GradientTap:
             n.size, n.sampled = gradient.numel(), few[i].numel()
             n.norm, n.largest = ledger.note(size), ledger.note(top)
             n.nonzero = ledger.note(counts[i])
-            if name in self._symmetric and gradient.shape == weights[name].shape:
+            if name in self.symmetric and gradient.shape == weights[name].shape:
                 n.apart = tuple(
                     ledger.note(torch.minimum(spread_of_units(v), spread_of_twins(v)))
                     for v in (weights[name], gradient)
