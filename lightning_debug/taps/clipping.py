@@ -22,9 +22,9 @@ from lightning_debug.taps.look import LookTap
 from lightning_debug.taps.statistics import (
     PARAMETER_SAMPLE,
     dense,
-    foreach_norm,
     local,
     norm,
+    norms,
     on_host,
     sample,
 )
@@ -313,11 +313,8 @@ class ClippingTap(LookTap, Listener):
 
 def _norm(gradients: Sequence[Tensor]) -> Tensor | None:
     """Return the norm of all gradients together; None for none."""
-    norms = foreach_norm(gradients)
-    if not norms:
-        return None
-    device = norms[0].device
-    return norm(torch.stack([n.to(device) for n in norms]))
+    rows = [row for _, row in norms(gradients)]
+    return norm(torch.cat([row.to(rows[0].device) for row in rows])) if rows else None
 
 
 def _samples(tensors: Iterable[Tensor | None]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from lightning_debug.observation import Glance
-from lightning_debug.taps.statistics import dense, foreach_norm, local, sample
+from lightning_debug.taps.statistics import dense, local, norms, sample
 from lightning_debug.taps.transfer import Ledger, Row
 from lightning_debug.taps.wiring import Wiring
 
@@ -46,8 +46,8 @@ class _Weights:
         after, counts = self._samples()
         if counts and counts == self.counts:
             moved = after - self.before
-            norms = [torch.linalg.vector_norm(values, dim=1) for values in (self.before, moved)]
-            self.sizes = ledger.note_whole(torch.cat([*norms, (moved != 0).sum(dim=1).to(moved)]))
+            sizes = [torch.linalg.vector_norm(values, dim=1) for values in (self.before, moved)]
+            self.sizes = ledger.note_whole(torch.cat([*sizes, (moved != 0).sum(dim=1).to(moved)]))
         self.parameters, self.before = {}, after[:0]
 
     def ratios(self) -> dict[str, float]:
@@ -124,10 +124,12 @@ class GlanceTap:
         if not gradients:
             return
         with torch.no_grad():
+            rows = norms(list(gradients.values()))
+            names = list(gradients)
             self._steps[id(optimizer)] = _Step(
                 optimizer,
-                list(gradients),
-                self._ledger.note_whole(_joined(foreach_norm(list(gradients.values())))),
+                [names[place] for places, _ in rows for place in places],
+                self._ledger.note_whole(torch.cat([r.to(rows[0][1].device) for _, r in rows])),
                 _Weights({n: held[n] for n in gradients if held[n].ndim > 1}),
                 max(_number(group.get("lr")) for group in optimizer.param_groups),
             )
@@ -170,10 +172,6 @@ class GlanceTap:
                 lr=seen.lr,
                 loss=next(iter(self._loss.values), math.nan),
             )
-
-
-def _joined(numbers: Sequence[Tensor]) -> Tensor:
-    return torch.stack([number.to(numbers[0].device) for number in numbers])
 
 
 def _number(value: object) -> float:

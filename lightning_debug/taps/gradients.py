@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from lightning_debug.observation import Gradients, ParameterGradient, owner
 from lightning_debug.taps.statistics import (
     PARAMETER_SAMPLE,
     dense,
-    foreach_norm,
+    norms,
     on_host,
     samples,
 )
@@ -34,13 +34,13 @@ class _Numbers:
     shape: tuple[int, ...]
     weight: Entry
     weight_size: int
+    norm: Entry
+    largest: Entry
+    nonzero: Entry
     present: bool = False
     ever: bool = False
     size: int = 1
     sampled: int = 1
-    norm: Entry = field(default_factory=lambda: Entry(0.0))
-    largest: Entry = field(default_factory=lambda: Entry(0.0))
-    nonzero: Entry = field(default_factory=lambda: Entry(1.0))
     apart: tuple[Entry, ...] = ()
 
 
@@ -196,36 +196,40 @@ class GradientTap:
         self, held: Mapping[str, Parameter], optimizer: Optimizer, ledger: Ledger
     ) -> dict[str, _Numbers]:
         weights = {n: v for n, p in held.items() if (v := dense(p)) is not None}
-        weight_norms = foreach_norm(list(weights.values()))
-        numbers = {
-            name: _Numbers(tuple(held[name].shape), ledger.note(size), weights[name].numel())
-            for name, size in zip(weights, weight_norms, strict=True)
-        }
-        for name, n in numbers.items():
-            n.present = held[name].grad is not None
-            n.ever = name in self._seen or bool(optimizer.state.get(held[name]))
-        values = {n: v for n in numbers if (v := dense(held[n].grad)) is not None}
-        self._seen.update(values)
+        values = {n: v for n in weights if (v := dense(held[n].grad)) is not None}
         flat = list(values.values())
         few = list(samples(values, PARAMETER_SAMPLE).values())
-        tops = foreach_norm(flat, math.inf)
-        near = bool(tops) and {t.device.type for t in tops} == {"cpu"}
-        self.largest = torch.stack(tops).amax() if near else None
-        measures = zip(foreach_norm(flat), tops, strict=True)
-        counts = foreach_norm(few, 0)
-        for i, (name, (size, top)) in enumerate(zip(values, measures, strict=True)):
-            n, gradient = numbers[name], values[name]
-            n.size, n.sampled = gradient.numel(), few[i].numel()
-            n.norm, n.largest = ledger.note(size), ledger.note(top)
-            n.nonzero = ledger.note(counts[i])
-            if name in self.symmetric and gradient.shape == weights[name].shape:
+        tops = norms(flat, math.inf)
+        near = bool(tops) and all(row.device.type == "cpu" for _, row in tops)
+        self.largest = torch.cat([row for _, row in tops]).amax() if near else None
+        noted = zip(
+            ledger.note_placed(norms(flat)),
+            ledger.note_placed(tops),
+            ledger.note_placed(norms(few, 0)),
+            strict=True,
+        )
+        measured = dict(zip(values, noted, strict=True))
+        sampled = {name: v.numel() for name, v in zip(values, few, strict=True)}
+        numbers = {}
+        sizes = ledger.note_placed(norms(list(weights.values())))
+        for (name, weight), size in zip(weights.items(), sizes, strict=True):
+            found = measured.get(name) or (Entry(0.0), Entry(0.0), Entry(1.0))
+            numbers[name] = n = _Numbers(tuple(held[name].shape), size, weight.numel(), *found)
+            n.present = held[name].grad is not None
+            n.ever = name in self._seen or bool(optimizer.state.get(held[name]))
+            if name not in values:
+                continue
+            gradient = values[name]
+            n.size, n.sampled = gradient.numel(), sampled[name]
+            if name in self.symmetric and gradient.shape == weight.shape:
                 n.apart = tuple(
                     ledger.note(torch.minimum(spread_of_units(v), spread_of_twins(v)))
-                    for v in (weights[name], gradient)
+                    for v in (weight, gradient)
                 )
+        self._seen.update(values)
         return numbers
 
     def _largest(self, parameters: Mapping[str, Parameter], ledger: Ledger) -> dict[str, Entry]:
         values = {n: v for n, p in parameters.items() if (v := dense(p.grad)) is not None}
-        norms = foreach_norm(list(values.values()), math.inf)
-        return dict(zip(values, ledger.note_all(norms), strict=True))
+        tops = ledger.note_placed(norms(list(values.values()), math.inf))
+        return dict(zip(values, tops, strict=True))

@@ -15,7 +15,7 @@ from torch.nn import Module
 
 from lightning_debug.observation import Ranks, RankTensor
 from lightning_debug.taps.processes import Processes, Sum
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, sample
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norms, sample
 from lightning_debug.taps.transfer import Entry, Ledger
 
 # Of each process: whether it takes part, its step, what a look costs, how far its tensors are
@@ -140,7 +140,7 @@ class RankTap:
         wanted = [*self._layout.resting, *sorted(late)] if known else []
         found = {n: v for n in wanted if (v := dense(tensors.get(n))) is not None}
         few = [sample(values, PARAMETER_SAMPLE) for values in found.values()]
-        self._now = dict(zip(found, ledger.note_all(foreach_norm(few)), strict=True))
+        self._now = dict(zip(found, ledger.note_placed(norms(few)), strict=True))
         self._late = [name for name in found if name not in known]
 
     def send(

@@ -189,23 +189,29 @@ def spreads(rows: Tensor) -> Tensor:
     return relative
 
 
-def foreach_norm(tensors: Sequence[Tensor], order: float = 2.0) -> list[Tensor]:
-    """Return the norm of each tensor in float32 or wider, fused where they are alike."""
-    if not tensors:
-        return []
+def norms(tensors: Sequence[Tensor], order: float = 2.0) -> list[tuple[list[int], Tensor]]:
+    """Return the norm of each tensor in float32 or wider, fused where they are alike.
+
+    Returns:
+        Rows of norms, each with the positions of its tensors and on their device.
+    """
     widest = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
-    norms: dict[int, Tensor] = {}
+    found = []
     for places in _small_and_alike(tensors):
         rows = torch.stack([tensors[i] for i in places]).flatten(1)
-        found = torch.linalg.vector_norm(rows, order, dim=1, dtype=widest)
-        norms.update(zip(places, found.unbind(), strict=True))
-    alone = [i for i in range(len(tensors)) if i not in norms]
-    if alone and order == math.inf:
-        norms.update((i, largest(tensors[i]).to(widest)) for i in alone)
-    elif alone:
-        rest = torch._foreach_norm([tensors[i] for i in alone], order, dtype=widest)
-        norms.update(zip(alone, rest, strict=True))
-    return [norms[i] for i in range(len(tensors))]
+        found.append((places, torch.linalg.vector_norm(rows, order, dim=1, dtype=widest)))
+    measured = {i for places, _ in found for i in places}
+    alone: dict[torch.device, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        if i not in measured:
+            alone.setdefault(tensor.device, []).append(i)
+    for places in alone.values():
+        rest = [tensors[i] for i in places]
+        if order == math.inf:
+            found.append((places, torch.stack([largest(v).to(widest) for v in rest])))
+        else:
+            found.append((places, torch.stack(torch._foreach_norm(rest, order, dtype=widest))))
+    return found
 
 
 def largest(tensor: Tensor) -> Tensor:

@@ -81,9 +81,19 @@ class Ledger:
         entries.append(entry)
         return entry
 
-    def note_all(self, scalars: Sequence[Tensor]) -> list[Entry]:
-        """Put several tensors of one element each on the list."""
-        return [self.note(scalar) for scalar in scalars]
+    def note_placed(self, rows: Sequence[tuple[Sequence[int], Tensor]]) -> list[Entry]:
+        """Put rows on the list whose elements have places of their own, each element an entry.
+
+        Args:
+            rows: As :func:`~lightning_debug.taps.statistics.norms` gives them.
+
+        Returns:
+            The entries, by their places.
+        """
+        noted: dict[int, Entry] = {}
+        for places, row in rows:
+            noted.update(zip(places, self.note_row(row), strict=True))
+        return [noted[place] for place in range(len(noted))]
 
     def note_row(self, row: Tensor) -> list[Entry]:
         """Put a tensor of one axis on the list, each element an entry."""

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_debug.observation import ParameterUpdate, Updates
-from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, foreach_norm, samples
+from lightning_debug.taps.statistics import PARAMETER_SAMPLE, dense, norms, samples
 from lightning_debug.taps.trace import Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 from lightning_debug.taps.wiring import Wiring
@@ -133,9 +133,9 @@ class UpdateTap:
             after = self._samples(held)
             before = {n: self._now[n] for n, v in after.items() if _alike(v, self._now.get(n))}
             deltas = _differences([after[name] for name in before], list(before.values()))
-            sizes = foreach_norm(deltas)
-            weights = foreach_norm(list(before.values()))
-            changed = foreach_norm(deltas, 0)
+            sizes = ledger.note_placed(norms(deltas))
+            weights = ledger.note_placed(norms(list(before.values())))
+            changed = ledger.note_placed(norms(deltas, 0))
             driven = self._driven(held, ledger)
             moved = _distances(before, self._stepped, ledger)
             numbers = {}
@@ -144,10 +144,10 @@ class UpdateTap:
                 group = self._wiring.group_of(parameter)
                 settings = optimizer.param_groups[group]
                 numbers[name] = _Numbers(
-                    update=ledger.note(sizes[i]),
-                    weight=ledger.note(weights[i]),
+                    update=sizes[i],
+                    weight=weights[i],
                     size=values.numel(),
-                    changed=ledger.note(changed[i]),
+                    changed=changed[i],
                     driven=driven.get(name),
                     moved=moved.get(name),
                     lr=_number(settings.get("lr"), math.nan),
@@ -175,7 +175,7 @@ class UpdateTap:
                 if p.grad is not None and p.grad.layout is torch.strided
             }
         )
-        counts = ledger.note_all(foreach_norm(list(few.values()), 0))
+        counts = ledger.note_placed(norms(list(few.values()), 0))
         return dict(zip(few, counts, strict=True))
 
     def _samples(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,4 +204,4 @@ def _distances(
     """Note the largest change of each sample; of those that were taken both times."""
     both = [name for name, values in now.items() if _alike(values, then.get(name))]
     deltas = _differences([now[name] for name in both], [then[name] for name in both])
-    return dict(zip(both, ledger.note_all(foreach_norm(deltas, math.inf)), strict=True))
+    return dict(zip(both, ledger.note_placed(norms(deltas, math.inf)), strict=True))

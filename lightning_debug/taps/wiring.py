@@ -119,12 +119,13 @@ class Wiring:
 
     def decay(self, optimizer: Optimizer, index: int) -> str:
         """Return where the weight decay of a group goes; empty where it has none."""
-        settings = {k: v for k, v in optimizer.param_groups[index].items() if k != "params"}
-        weight = settings.get("weight_decay")
+        group = optimizer.param_groups[index]
+        weight = group.get("weight_decay")
         if not isinstance(weight, (int, float)) or weight <= 0.0:
             return ""
         key = id(optimizer), index
         if key not in self._decays:
+            settings = {name: value for name, value in group.items() if name != "params"}
             self._decays[key] = decay_of(optimizer, settings)
         return self._decays[key]
 
