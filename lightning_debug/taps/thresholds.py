@@ -78,8 +78,9 @@ class ThresholdTap(Listener):
         """Return the comparisons of logits and of their probabilities in this step."""
         found = []
         for root, function, value, place in self._made:
-            logits = root in self._logits
-            if logits or self._sigmoids.get(root) in self._logits:
+            # What a sigmoid gave is a probability, also where a loss takes it for logits.
+            logits = root in self._logits and root not in self._sigmoids
+            if root in self._logits or self._sigmoids.get(root) in self._logits:
                 found.append(Threshold(place=place, function=function, value=value, logits=logits))
         self.begin()
         return tuple(dict.fromkeys(found))

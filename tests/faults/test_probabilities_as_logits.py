@@ -78,6 +78,26 @@ class Multilabel(Program):
         return F.multilabel_soft_margin_loss(self.squash(out), labels)
 
 
+class Marked(Program):
+    """Says of each pixel whether it is bright; classes are made of probabilities, as they are."""
+
+    def __init__(self, inside):
+        super().__init__(nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()))
+        self.head = nn.Conv2d(8, 1, 1)
+        self.inside = inside
+
+    def forward(self, x):
+        out = self.head(self.net(x)).squeeze(1)
+        return torch.sigmoid(out) if self.inside else out
+
+    def training_step(self, batch, batch_idx):
+        out, bright = self(batch[0]), (batch[0].squeeze(1) > 0).float()
+        scores = out if self.inside else torch.sigmoid(out)
+        predicted = scores.detach() > 0.5
+        self.log("acc", (predicted == bright.bool()).float().mean())
+        return F.binary_cross_entropy_with_logits(out, bright)
+
+
 @pytest.mark.parametrize(
     ("bug", "fix", "data"),
     [
@@ -125,3 +145,10 @@ def test_under_autocast():
     module = partial(Program, mlp(nn.Softmax(dim=1)))
     found = fit(module, digits(), precision="bf16-mixed")
     assert "probabilities-as-logits" in names(found)
+
+
+def test_probabilities_are_not_taken_for_logits_that_are_compared_with_a_half():
+    found = fit(lambda: Marked(True), digits(flat=False), epochs=3)
+    assert "probabilities-as-logits" in names(found)
+    assert "metric-misuse" not in names(found)
+    assert alarms(fit(lambda: Marked(False), digits(flat=False), epochs=3)) == []

@@ -9,6 +9,9 @@ from lightning_debug.check import BY_UPDATES, Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Gradients, Updates, owner
 
+# A sigmoid before a loss that has its own is driven into its flat ends.
+IN_TIME = (*BY_UPDATES, "probabilities-as-logits")
+
 
 @dataclass(kw_only=True)
 class ZeroGradient(Check):
@@ -41,6 +44,8 @@ class ZeroGradient(Check):
         "activation-collapse",
         "constant-input",
         "ignores-input",
+        "input-not-normalized",
+        "probabilities-as-logits",
     )
     fix = (
         "Look between this parameter and the loss for zero-initialised weights in a row (make one"
@@ -57,8 +62,8 @@ class ZeroGradient(Check):
     _killed: bool = field(default=False, init=False, repr=False)
 
     def causes(self) -> tuple[str, ...]:
-        """Leave updates out where the gradient has been zero from the first step on."""
-        return tuple(n for n in self.symptom_of if self._killed or n not in BY_UPDATES)
+        """Leave out what takes updates, where the gradient has been zero from the first on."""
+        return tuple(n for n in self.symptom_of if self._killed or n not in IN_TIME)
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Remember whether the optimizer had a learning rate yet."""

@@ -80,4 +80,5 @@ def test_updates_explain_only_what_they_may_have_done(first, explained):
     told(check, STEP, gradients({"head.weight": {}, "net.0.weight": first}))
     told(check, STEP, gradients({"head.weight": {}, "net.0.weight": ZERO}))
     assert ("update-too-large" in check.causes()) is explained
+    assert ("probabilities-as-logits" in check.causes()) is explained
     assert "symmetric-init" in check.causes()
