@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     BinaryAccuracy,
-    BinaryF1Score,
+    BinaryAUROC,
     MulticlassAccuracy,
     MulticlassF1Score,
 )
@@ -199,7 +199,7 @@ class Binary(Program):
     def __init__(self, way: str) -> None:
         super().__init__(mlp(1), optimizer=SGD)
         self.way = way
-        self.accuracy, self.f1 = BinaryAccuracy(), BinaryF1Score()
+        self.accuracy, self.auroc = BinaryAccuracy(), BinaryAUROC()
 
     def classes(self, logits: Tensor) -> Tensor:
         if self.way == "zero":
@@ -218,8 +218,13 @@ class Binary(Program):
         x, y = batch
         logits, target = self(x).squeeze(1), (y > 4).float()
         self.log("val_loss", F.binary_cross_entropy_with_logits(logits, target))
-        self.accuracy(logits, target.long())  # takes the sigmoid itself
-        self.log("val_acc", self.accuracy)
+        scores = logits  # the metrics take the sigmoid themselves
+        if self.way == "scores":
+            scores = torch.sigmoid(logits)
+            assert ((scores >= 0) & (scores <= 1)).all()
+        self.accuracy(scores, target.long())
+        self.auroc(scores, target.long())
+        self.log_dict({"val_acc": self.accuracy, "val_auroc": self.auroc})
         self.log("val_share", self.classes(logits).float().mean())
 
 
@@ -238,6 +243,7 @@ class Binary(Program):
         pytest.param(Smoothed, id="running mean"),
         pytest.param(NotLogged, id="never reported"),
         pytest.param(lambda: Binary("zero"), id="logits over 0"),
+        pytest.param(lambda: Binary("scores"), id="probabilities given to metrics"),
         pytest.param(lambda: Binary("round"), id="probabilities rounded"),
         pytest.param(lambda: Binary("half"), id="probabilities over 0.5"),
     ],
