@@ -8,6 +8,7 @@ from itertools import pairwise
 SAME = 1e-9
 LOW = 0.3
 BACK = 0.8
+SMALLEST = 1e-300
 
 
 def settles(rates: Sequence[float]) -> int:
@@ -17,6 +18,9 @@ def settles(rates: Sequence[float]) -> int:
     # Relative to the rate itself: an exponential decay goes on however small it has become.
     moved = (i for i in range(len(rates) - 1, 0, -1) if _differ(rates[i], rates[i - 1]))
     last = next(moved, 0)
+    # Until there are no smaller numbers: that is not where it was meant to end.
+    if 0.0 < abs(rates[last - 1]) < SMALLEST:
+        return -1
     return last if last < len(rates) - 2 else -1
 
 

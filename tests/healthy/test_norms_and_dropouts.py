@@ -1,6 +1,7 @@
 """Healthy uses of batch norm and dropout that look like misuse."""
 
 import copy
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -77,6 +78,35 @@ class InEval(nn.Module):
 
     def forward(self, x):
         return self.net(x)
+
+
+def conv(channels):
+    """Two convolutions with biases that the batch norms take away again."""
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+@pytest.mark.parametrize(
+    ("net", "flat"),
+    [
+        pytest.param(lambda: conv(8), False, id="convolutions"),
+        pytest.param(lambda: dense(nn.BatchNorm1d(16), 16), True, id="linear layers"),
+    ],
+)
+def test_small_steps_do_not_move_a_bias_without_effect(net, flat):
+    sgd = partial(torch.optim.SGD, lr=0.003, momentum=0.9)
+    data = digits(flat=flat, n=1024)
+    assert alarms(fit(lambda: Program(net(), optimizer=sgd), data, epochs=4)) == []
 
 
 @pytest.mark.parametrize(

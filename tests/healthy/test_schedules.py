@@ -114,6 +114,12 @@ def test_by_step(schedule):
     assert alarms(fit(lambda: Scheduled(schedule, "step"), DATA, epochs=3)) == []
 
 
+@pytest.mark.parametrize("schedule", [lambda o: lr.StepLR(o, 5), lambda o: lr.StepLR(o, 1, 0.5)])
+def test_decay_that_would_come_to_zero_in_thousands_of_epochs(schedule):
+    program = partial(Scheduled, lambda m, o: schedule(o))
+    assert alarms(fit(program, digits(n=512, batch=8), epochs=14)) == []
+
+
 @pytest.mark.parametrize("schedule", BY_EPOCH)
 def test_by_epoch(schedule):
     assert alarms(fit(lambda: Scheduled(schedule), DATA, epochs=5)) == []

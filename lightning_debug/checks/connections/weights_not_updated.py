@@ -18,6 +18,7 @@ from lightning_debug.observation import (
     RunEnd,
     RunStart,
     Updates,
+    owner,
 )
 
 
@@ -31,10 +32,11 @@ class WeightsNotUpdated(Check):
     Silent when: steps changed them before (a schedule that has come down to zero, a training
     that has converged to the last digit); a scheduler that starts at zero has not had an epoch
     to raise the rate; a scaler refuses the step; gradients accumulate (only steps of the
-    optimizer count); the gradient itself is zero; a part is
-    frozen, unless it was in training when the run was interrupted; few weights are reset (a head,
-    a padding row), clamped, pruned, averaged or loaded once; the step is too small for a format
-    of 16 bits (see precision-underflow).
+    optimizer count); the gradient itself is zero, or, of a bias, nothing but the rounding
+    errors of that of the weight beside it (before a batch norm, or in the keys of an attention);
+    a part is frozen, unless it was in training when the run was interrupted; few weights are
+    reset (a head, a padding row), clamped, pruned, averaged or loaded once; the step is too small
+    for a format of 16 bits (see precision-underflow).
 
     Args:
         patience: Looks in a row.
@@ -42,6 +44,8 @@ class WeightsNotUpdated(Check):
         batches: Fewest batches of a run after which an optimizer should have made a step.
         rewrites: Epochs in a row that start with other weights than the one before had ended with.
         share: Share of the weight matrices that have to be rewritten.
+        rounding: Gradient of a bias, as a share of that of the weight beside it, below which it
+            is taken for rounding errors.
     """
 
     severity = Severity.ERROR
@@ -65,6 +69,8 @@ class WeightsNotUpdated(Check):
     batches: int = 20
     rewrites: int = 2
     share: float = 0.5
+    rounding: float = 1e-5
+    _noise: set[str] = field(default_factory=set, init=False, repr=False)
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _changed: set[str] = field(default_factory=set, init=False, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False)
@@ -130,6 +136,7 @@ class WeightsNotUpdated(Check):
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the parameters whose optimizer does not step."""
         self._held = ""
+        self._noise = self._noise - obs.parameters.keys() | self._rounding_errors(obs)
         for name, optimizer in obs.waiting.items():
             message = (
                 f"{name} has a gradient, and {optimizer} holds it, but that optimizer has not made"
@@ -181,7 +188,7 @@ class WeightsNotUpdated(Check):
             elif update.changed:
                 self._moved.add(name)
                 self._waiting.pop(name, None)
-            elif update.driven and name not in self._moved | self._rounded:
+            elif update.driven and name not in self._moved | self._rounded | self._noise:
                 rising = update.lr > self._rates.get(name, math.inf)
                 self._rates[name] = update.lr
                 early = update.lr == 0 and obs.epoch == self._first_epoch
@@ -189,6 +196,18 @@ class WeightsNotUpdated(Check):
                     self._waiting[name] = update
                     continue
                 yield self._stuck(obs, name, update)
+
+    def _rounding_errors(self, obs: Gradients) -> set[str]:
+        """Return the vectors whose gradient is next to nothing beside that of their matrix."""
+        matrices: dict[str, float] = {}
+        for name, gradient in obs.parameters.items():
+            if gradient.dims > 1 and gradient.finite:
+                matrices[owner(name)] = max(matrices.get(owner(name), 0.0), gradient.norm)
+        return {
+            name
+            for name, gradient in obs.parameters.items()
+            if gradient.dims == 1 and gradient.norm < self.rounding * matrices.get(owner(name), 0.0)
+        }
 
     def on_run_end(self, obs: RunEnd) -> Iterator[Finding]:
         """Tell what the whole run has not changed."""

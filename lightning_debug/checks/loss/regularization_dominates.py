@@ -160,6 +160,8 @@ class RegularizationDominates(Check):
                 if update.decay == "decoupled":
                     decay = update.lr * update.weight_decay * update.weight_rms * size
                     whole = update.update_rms * size
+                    if whole == 0.0:
+                        continue  # a step that rounds to nothing shows nothing
                     groups[update.group].append((update, decay, _rest(whole, decay)))
                 else:
                     decay = update.weight_decay * gradient.weight_norm
@@ -181,7 +183,8 @@ class RegularizationDominates(Check):
         if own is None or obs.undecayed is None:
             return
         gained, without = obs.start - own.end, obs.start - obs.undecayed.end
-        if without >= self.gain * abs(obs.start) and without >= self.advantage * gained:
+        worth = without > 0.0 and without >= self.gain * abs(obs.start)
+        if worth and without >= self.advantage * gained:
             message = (
                 f"In {len(own.losses)} steps of a copy from the initial weights the loss goes from"
                 f" {obs.start:.3g} to {own.end:.3g}; with weight_decay=0 it goes to"

@@ -3,7 +3,7 @@ import pytest
 from lightning_debug.checks.connections.weights_not_updated import WeightsNotUpdated
 from lightning_debug.finding import Severity
 from lightning_debug.observation import Connections, GradientUse, Rewrite, RunEnd
-from tests.build_observations import run_start
+from tests.build_observations import gradients, run_start
 from tests.build_precision import narrow
 from tests.build_updates import told, updates
 
@@ -31,6 +31,23 @@ def test_silent_where_a_step_rounds_to_nothing():
     assert told(WeightsNotUpdated(), stuck)
     assert not told(WeightsNotUpdated(), narrow("net.weight"), stuck)
     assert told(WeightsNotUpdated(), narrow("net.weight", step=1.0), stuck)
+
+
+@pytest.mark.parametrize(
+    ("bias", "silent"),
+    [
+        pytest.param({"norm": 1e-8, "dims": 1}, True, id="rounding errors of the weight's"),
+        pytest.param({"norm": 1e-3, "dims": 1}, False, id="small"),
+        pytest.param({"norm": 1e-8, "dims": 2}, False, id="a weight"),
+    ],
+)
+def test_a_bias_without_effect_need_not_move(bias, silent):
+    check, stuck = WeightsNotUpdated(), updates({"conv.bias": {"changed": 0, "driven": 9}})
+    seen = gradients(conv__weight={"norm": 0.5, "dims": 4}, conv__bias=bias)
+    assert bool(told(check, seen, stuck)) is not silent
+    # What was noise while a batch norm followed may have an effect later.
+    works = gradients(conv__weight={"norm": 0.5, "dims": 4}, conv__bias={"norm": 0.1, "dims": 1})
+    assert told(check, works, stuck)
 
 
 def test_fires_where_the_old_values_come_back():

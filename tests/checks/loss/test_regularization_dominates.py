@@ -147,6 +147,10 @@ def test_silent_where_the_data_have_led_once_and_chance_is_unknown():
         pytest.param({"weight_decay": 0.5, "lr": 0.0}, id="warm-up from 0"),
         pytest.param({"weight_decay": 0.5, "fan_in": 0}, id="biases and norms"),
         pytest.param({"weight_decay": 0.01, "decay": "decoupled"}, id="AdamW as usual"),
+        pytest.param(
+            {"weight_decay": 0.01, "decay": "decoupled", "lr": 1e-40, "update_rms": 0.0},
+            id="a step that rounds to nothing",
+        ),
     ],
 )
 def test_silent(update):
@@ -172,6 +176,10 @@ def test_a_copy_without_weight_decay_learns():
         pytest.param(trial({1.0: 2.29}), id="there is no weight decay"),
         pytest.param(undecayed(2.2), id="it does not learn without, either"),
         pytest.param(undecayed(1.0, own=1.2), id="it learns with it, too"),
+        pytest.param(
+            trial({1.0: 0.0}, start=0.0, undecayed=RateArm(factor=1.0, end=0.0)),
+            id="there is nothing to learn",
+        ),
         pytest.param(trial({}, skipped="there are several optimizers"), id="no trial"),
     ],
 )
