@@ -26,8 +26,9 @@ CHANGED = 1
 def mixing(replica: Replica, batch: Any, *, step: int, epoch: int) -> BatchMixing:
     """Exchange one sample, and compare the outputs for the others.
 
-    What the training step itself does to a batch before a module gets it, as mixup does, is left
-    alone: a module is judged where its inputs are those of before for the other samples.
+    What the training step itself computes of a batch before a module gets it, as mixup does, is
+    left alone: a module is judged where its inputs are those of before for the other samples. But
+    values that have only changed places, as a view in the wrong order does it, are judged.
     """
     replica.evaluating = True
     samples = Samples(replica, batch)
@@ -62,6 +63,7 @@ class _Trio:
     ) -> None:
         self._replica, self._samples, self.sizes = replica, samples, sizes
         self._nested = nested
+        self._numbered = False  # whole numbers have changed places
         many, few = (list(range(size)) for size in sizes)
         self.base = heard(replica, samples.pick(many), nested=nested)
         self._small = heard(replica, samples.pick(few), nested=nested)
@@ -80,9 +82,10 @@ class _Trio:
         return [p for p in self.base.pairs if self._predicts_mixed(p)]
 
     def _fed_mixed(self, call: Call) -> bool:
-        """Tell whether what a module takes, made with weights, was mixed and not by chance.
+        """Tell whether what a module takes was mixed, and neither by chance nor on purpose.
 
-        Data may be mixed before a module gets them; and mixup draws how.
+        Mixup draws how, and statistics over a batch may be taken of data. Where values of the
+        data have only changed places, or weights have been at work, nobody has meant it.
         """
         twin, small = self._twin(call, self.other), self._twin(call, self._small)
         sides = [(c.args, c.kwargs) for c in (call, twin, small)]
@@ -92,8 +95,21 @@ class _Trio:
             for (left, right), (_, less) in trios
             if _reaches(left, right, scaling(left, less, self.sizes), self.sizes[0], strict=True)
         ]
-        learned = all(id(tensor) in self.base.learned for tensor in dirty)
-        return bool(dirty) and learned and not self.base.drawn
+        raw = [tensor for tensor in dirty if id(tensor) not in self.base.learned]
+        if not dirty or self.base.drawn or not all(map(self._reordered, raw)):
+            return False
+        self._numbered = self._numbered or any(not t.is_floating_point() for t in raw)
+        return True
+
+    def _reordered(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor holds the values of one of the batch, in other places."""
+        for given in tensors_in(self._batch()):
+            apart = given.shape != tensor.shape or not _same_values(given, tensor)
+            if apart and given.numel() == tensor.numel():
+                sides = (t.detach().reshape(-1).double().sort()[0] for t in (given, tensor))
+                if torch.equal(*sides):
+                    return True
+        return False
 
     def innermost(self) -> list[Call]:
         """Return the calls that mix samples while none of the calls in them does."""
@@ -126,8 +142,11 @@ class _Trio:
     def only_steps(self) -> bool:
         """Tell whether a small change of a sample changes no other: what mixes are decisions.
 
-        So do experts that take so many tokens and no more.
+        So do experts that take so many tokens and no more. Whole numbers cannot be changed a
+        little, so it is not known of those that have changed places.
         """
+        if self._numbered:
+            return False
         after = self._nudged()
         if not self.base.like(after):
             return True

@@ -109,6 +109,35 @@ class InTheStep(Program):
         return F.nll_loss(logits - logits.logsumexp(self.axis, keepdim=True), y)
 
 
+class TimeFirst(Program):
+    """Puts time first in the training step; a view does not do that."""
+
+    def __init__(self, view):
+        super().__init__(nn.LSTM(8, 32))
+        self.head = nn.Linear(32, 10)
+        self.view = view
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        rows = x.view(8, len(x), 8) if self.view else x.view(len(x), 8, 8).transpose(0, 1)
+        return F.cross_entropy(self.head(self.net(rows)[0][-1]), y)
+
+
+class Words(Program):
+    """Tokens for a transformer that expects time first, and gets them by a reshape."""
+
+    def __init__(self, reshape):
+        super().__init__(nn.Embedding(20, 16))
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0)
+        self.head = nn.Linear(16, 2)
+        self.reshape = reshape
+
+    def training_step(self, batch, batch_idx):
+        ids, y = batch
+        ids = ids.reshape(ids.shape[1], len(ids)) if self.reshape else ids.T
+        return F.cross_entropy(self.head(self.block(self.net(ids)).mean(0)), y)
+
+
 PAIRS = [
     pytest.param(
         lambda bad: Program(Text(not bad)), sequences(), "net.block.self_attn", id="attention"
@@ -120,6 +149,8 @@ PAIRS = [
         lambda bad: Program(Centred(0 if bad else (1, 2, 3))), digits(flat=False), "net", id="mean"
     ),
     pytest.param(lambda bad: InTheStep(0 if bad else 1), digits(), "training_step", id="step"),
+    pytest.param(TimeFirst, digits(), "training_step", id="view of the data"),
+    pytest.param(Words, sequences(), "training_step", id="reshape of tokens"),
 ]
 
 

@@ -237,6 +237,45 @@ def time_first():
     return DataLoader(list(ids), batch_size=32, shuffle=True, collate_fn=collate, drop_last=True)
 
 
+class Sorted(Program):
+    """Sentences by their length, as packing wants them; classes go along, or answers come back."""
+
+    def __init__(self, back):
+        super().__init__(nn.Embedding(20, 16))
+        self.rnn, self.head = nn.LSTM(16, 16, batch_first=True), nn.Linear(16, 2)
+        self.back = back
+
+    def training_step(self, batch, batch_idx):
+        ids, y = batch
+        order = ids[:, 0].argsort(descending=True, stable=True)
+        logits = self.head(self.rnn(self.net(ids[order]))[0].mean(1))
+        if self.back:
+            return F.cross_entropy(logits[order.argsort()], y)
+        return F.cross_entropy(logits, y[order])
+
+
+class Folded(Program):
+    """Rows of all images as one long batch of rows, and back again."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(8, 16))
+        self.head = nn.Linear(8 * 16, 10)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        rows = self.net(x.view(-1, 8)).relu()
+        return F.cross_entropy(self.head(rows.view(len(x), -1)), y)
+
+
+class Rolled(Program):
+    """Tells whether two images belong to one class: each, and its neighbour in the batch."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        near = self(x) * self(x.roll(1, 0))
+        return F.binary_cross_entropy_with_logits(near.sum(1), (y == y.roll(1)).float())
+
+
 class Stateful(Program):
     """The state of a recurrent net goes on from batch to batch."""
 
@@ -324,6 +363,10 @@ MIXED = [
     pytest.param(lambda: Negatives(mlp(64, 32, 1)), digits(), id="rolled negatives"),
     pytest.param(lambda: Triplets(mlp(64, 32, 16)), digits(), id="triplets"),
     pytest.param(lambda: Adapted(mlp(64, 32, 32)), digits(), id="inner loop"),
+    pytest.param(lambda: Sorted(True), sequences(), id="sorted by length and back"),
+    pytest.param(lambda: Sorted(False), sequences(), id="sorted by length with its classes"),
+    pytest.param(Folded, digits(), id="rows as samples"),
+    pytest.param(lambda: Rolled(mlp(64, 32, 16)), digits(), id="pairs of neighbours"),
 ]
 
 

@@ -45,6 +45,7 @@ class ZeroGradient(Check):
         "constant-input",
         "ignores-input",
         "input-not-normalized",
+        "loss-task-mismatch",
         "probabilities-as-logits",
     )
     fix = (

@@ -52,7 +52,12 @@ class InitialLoss(Check):
             returns: ``checks=[checks.InitialLoss(chance={"ArcFace": math.log(1000)})]``.
     """
 
-    symptom_of = ("input-not-normalized", "loss-task-mismatch", "loss-reduction")
+    symptom_of = (
+        "input-not-normalized",
+        "weight-init-scale",
+        "loss-task-mismatch",
+        "loss-reduction",
+    )
     fix = "Check the scale of the inputs and the initialisation of the last layer."
 
     factor: float = 1.5

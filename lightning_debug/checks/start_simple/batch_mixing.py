@@ -18,11 +18,11 @@ class BatchMixing(Check):
     Why: data of different samples are mixed on the way through the model, which then learns from
     noise; and what it predicts for a sample depends on its neighbours.
 
-    Silent when: only batch statistics mix samples (batch norm); the training step mixes them
-    before the model gets them (mixup), or afterwards (contrastive losses, similarity matrices of
-    all pairs); a change of routing does (experts with a capacity); one statistic of the batch is
-    appended for all samples, or a model of an adversarial game gives one value a sample; the
-    batch is no set of samples (graphs, one point set).
+    Silent when: only batch statistics mix samples (batch norm); the training step mixes them before
+    the model gets them (mixup) by more than putting values in other places, or afterwards
+    (contrastive losses, similarity matrices of all pairs); a change of routing does (experts with a
+    capacity); one statistic of the batch is appended for all samples, or a model of an adversarial
+    game gives one value a sample; the batch is no set of samples (graphs, one point set).
 
     Source: https://karpathy.github.io/2019/04/25/recipe/
     """
