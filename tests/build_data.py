@@ -62,7 +62,7 @@ def column(index=0, mean=0.0, std=1.0, pull=0.2, **changes):
 
 def flow(*columns, **changes):
     """Return what enters a layer with these columns."""
-    fields = {"place": "net.0", "columns": columns, "width": len(columns)}
+    fields = {"place": "net.0", "columns": columns, "width": len(columns), "rows": 32}
     return DataFlow(entries=(DataEntry(**fields | changes),))
 
 

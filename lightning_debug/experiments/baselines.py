@@ -295,6 +295,8 @@ class _Split:
                 testing.append((i, _picked(batch, fresh & odd)))
             training.append(_picked(batch, fresh & ~odd))
             seen |= set(batch.samples.tolist())
+        if len({r.features.shape[1:] for r in training}) > 1:
+            raise NotApplicableError("samples differ in size")
         self._testing = testing
         self.features = np.concatenate([r.features for r in training])
         self.targets = np.concatenate([r.targets for r in training])

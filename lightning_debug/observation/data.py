@@ -167,6 +167,7 @@ class DataEntry:
         kind: Name of the function.
         columns: Its features or channels, at most 256 of them, evenly spread.
         width: How many there are.
+        rows: How many values each has: one for each sample, and for each position in it.
         normalized: Whether the output goes into a normalisation or a periodic function, before any
             other layer takes it.
         derived: Whether it was computed from a tensor of the batch, or is one.
@@ -177,6 +178,7 @@ class DataEntry:
     kind: str = "linear"
     columns: tuple[Column, ...] = ()
     width: int = 0
+    rows: int = 0
     normalized: bool = False
     derived: bool = True
     target: bool = False

@@ -58,6 +58,7 @@ class _Entry:
     place: str
     kind: str
     width: int
+    rows: int
     indices: Sequence[int]
     numbers: list[Entry]
     parents: frozenset[int]
@@ -157,6 +158,7 @@ class EntryTap(Listener):
                 place=entry.place,
                 kind=entry.kind,
                 width=entry.width,
+                rows=entry.rows,
                 columns=_columns(entry.indices, [e.value for e in entry.numbers]),
                 normalized=entry.normalized,
                 derived=bool(entry.parents),
@@ -221,7 +223,9 @@ class EntryTap(Listener):
             axis = _axis(name, values, trained[0])
             indices, row = _measure(values, trained[0].detach(), axis, name)
             numbers = self._ledger.note_row(row)
-        entry = _Entry(place, name, values.shape[axis], indices, numbers, parents)
+        width = values.shape[axis]
+        rows = values.numel() // width
+        entry = _Entry(place, name, width, rows, indices, numbers, parents)
         self._entries.append(entry)
         self._made.update((id(out), (weakref.ref(out), entry)) for out in outputs)
 

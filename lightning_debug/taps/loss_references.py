@@ -99,15 +99,13 @@ def temperature(logits: Tensor) -> Tensor | None:
 
 def _factor(node: Node) -> Tensor | None:
     """Return the number that a node of the graph multiplies with; None if it does not."""
-    kind, saved = node.name(), getattr(node, "_saved_other", None)
-    if not isinstance(saved, Tensor):
-        return None
-    factor = saved.detach()
-    if factor.numel() != 1:
-        return None
-    if kind == "MulBackward0":
-        return factor
-    return 1.0 / factor if kind == "DivBackward0" else None
+    sides = {"MulBackward0": ("_saved_other", "_saved_self"), "DivBackward0": ("_saved_other",)}
+    for side in sides.get(node.name(), ()):
+        saved = getattr(node, side, None)
+        if isinstance(saved, Tensor) and saved.numel() == 1:
+            factor = saved.detach()
+            return factor if node.name() == "MulBackward0" else 1.0 / factor
+    return None
 
 
 def on_zeros(module: Module, args: Sequence[Any], prediction: Tensor, out: Tensor) -> Tensor:

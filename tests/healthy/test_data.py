@@ -365,6 +365,43 @@ class Pairs(Program):
         return F.cross_entropy(a @ b.T / 0.2, torch.arange(len(x)))
 
 
+class Spelled(Program):
+    """One name a batch, of shape (letters, features), read letter by letter."""
+
+    def __init__(self):
+        super().__init__(nn.RNNCell(3, 32))
+        self.head = nn.Linear(32, 2)
+
+    def training_step(self, batch, batch_idx):
+        letters, y = batch
+        state = torch.zeros(1, 32)
+        for letter in letters.split(1):
+            state = self.net(letter, state)
+        return F.cross_entropy(self.head(state), y)
+
+
+class Bag(Program):
+    """One set a batch, of any size; its mean goes into the first layer."""
+
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 2)))
+
+    def training_step(self, batch, batch_idx):
+        items, y = batch
+        return F.cross_entropy(self(items.mean(0, keepdim=True)), y)
+
+
+def one_a_batch(longest):
+    """Sets of points around one of two centres, with their class; one makes a batch."""
+    generator = torch.Generator().manual_seed(0)
+    items = []
+    for i in range(400):
+        size = 8 + i // 2 % (longest - 7)
+        points = torch.randn(size, 3, generator=generator) + 0.5 * (2 * (i % 2) - 1)
+        items.append((points, torch.tensor([i % 2])))
+    return DataLoader(items, batch_size=None, shuffle=True)
+
+
 class BoundaryAndResidual(Program):
     """A differential equation: the batch brings boundary points with u = 0."""
 
@@ -437,6 +474,9 @@ BCE = F.binary_cross_entropy_with_logits
         pytest.param(
             lambda: Program(mlp(8, 1), BCE, ADAM), lambda: loader(*rare()), id="rare positives"
         ),
+        pytest.param(Spelled, lambda: one_a_batch(8), id="names, letter by letter"),
+        pytest.param(Bag, lambda: one_a_batch(8), id="means of sets"),
+        pytest.param(Bag, lambda: one_a_batch(16), id="means of sets of many sizes"),
     ],
 )
 def test_little_variety(module, data):

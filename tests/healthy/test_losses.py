@@ -449,6 +449,15 @@ def test_distributions(module):
     assert alarms(fit(module, regression(), epochs=5)) == []
 
 
+def test_margins_that_are_met_exactly():
+    y = torch.arange(1600) % 3
+    x = 0.3 * torch.randn(1600, 8, generator=torch.Generator().manual_seed(0))
+    data = DataLoader(TensorDataset(x + 3.0 * F.one_hot(y, 8), y), batch_size=32, shuffle=True)
+    module = partial(Program, nn.Linear(8, 3), F.multi_margin_loss)
+    adam = partial(torch.optim.Adam, lr=0.01)
+    assert alarms(fit(partial(module, adam), data, epochs=10)) == []
+
+
 def test_hinge_that_is_met():
     """All margins are met in the end, so the hinge is zero for all samples."""
 

@@ -20,7 +20,8 @@ class ConstantInput(Check):
 
     Silent when: another input varies; the training set is one batch, or the trainer was asked to
     overfit a few; a batch has few different samples (XOR and other toys); the input is one dummy
-    value a sample, as in unconditional models, or made up by the step.
+    value a sample, as in unconditional models, or made up by the step; layers get fewer rows at
+    a time than there are samples (one time step, the mean of a set).
 
     Args:
         samples: Fewest samples in a batch that can be called equal.
@@ -81,13 +82,20 @@ class ConstantInput(Check):
         """See whether the step has made all samples equal before the first layer."""
         if self._constant or self._size < self.samples or not obs.entries:
             return
-        if all(entry.derived and not entry.target and _same(entry) for entry in obs.entries):
+        if all(self._same(entry) for entry in obs.entries):
             place = obs.entries[0].place
             message = (
                 f"What enters {place} is the same for all {self._size} samples, though the batch"
                 " is not: the step loses it on the way."
             )
             yield self.finding(obs, message, where=place, samples=self._size)
+
+    def _same(self, entry: DataEntry) -> bool:
+        """Tell whether no column varies; a single one may be a dummy, as may a single row."""
+        if not entry.derived or entry.target or entry.rows < self._size:
+            return False
+        dummy = len(entry.columns) == 1 and not entry.kind.startswith("conv")
+        return not dummy and all(column.std == 0.0 for column in entry.columns)
 
     @property
     def _collated(self) -> bool:
@@ -97,9 +105,3 @@ class ConstantInput(Check):
 
 def _distinct(tensor: BatchTensor) -> int:
     return len(set(tensor.prints))
-
-
-def _same(entry: DataEntry) -> bool:
-    """Tell whether no column varies; a single one may be a dummy."""
-    dummy = len(entry.columns) == 1 and not entry.kind.startswith("conv")
-    return not dummy and all(column.std == 0.0 for column in entry.columns)

@@ -188,7 +188,9 @@ class LossNotDecreasing(Check):
             return
         if done < self.updates or (obs.epoch == self._start[1] and done < self.long):
             return
-        looks = [look for look in self._looks if begin + 0.1 * done <= look.step <= end]
+        # A loss of exactly 0 is one that is fully met.
+        met = begin + 0.1 * done
+        looks = [look for look in self._looks if met <= look.step <= end and look.value != 0.0]
         if len(looks) < self.looks or not self._alone(looks):
             return
         excess, error = self._excess(looks, begin + 0.5 * done, end)

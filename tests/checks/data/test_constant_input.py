@@ -70,6 +70,7 @@ def test_silent(looks, loader):
         pytest.param(
             flow(*(column(i, std=0.0) for i in range(8)), target=True), id="shaped like the target"
         ),
+        pytest.param(flow(*(column(i, std=0.0) for i in range(8)), rows=1), id="one row"),
     ],
 )
 def test_silent_on_what_enters(entering):
