@@ -17,6 +17,7 @@ BETTER = 0.9
 ONE_CLASS = 0.05
 NOISE = 0.03
 MANY = 1000
+EQUAL = 0.01
 
 
 @dataclass
@@ -68,6 +69,14 @@ class Chances:
                 standing.levels.append(level)
             standing.values.append(call.value)
             yield standing
+
+
+def only_call(obs: LossCalls) -> LossCall | None:
+    """Return the call that is all of the loss; None where the loss is more than one call."""
+    if len(obs.calls) != 1 or obs.whole is None:
+        return None
+    [call] = obs.calls
+    return call if math.isclose(call.value, obs.whole.value, rel_tol=EQUAL) else None
 
 
 def chance(call: LossCall) -> float:

@@ -18,9 +18,17 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
+from lightning_debug.chance import BETTER, LEVELS, chance, only_call
 from lightning_debug.experiments.batches import NotApplicableError, detached
 from lightning_debug.experiments.replica import Replica, single, working_copy
-from lightning_debug.observation import Losses, Observation, RateArm, RateTrial, Updates
+from lightning_debug.observation import (
+    LossCalls,
+    Losses,
+    Observation,
+    RateArm,
+    RateTrial,
+    Updates,
+)
 from lightning_debug.ratios import by_group
 
 BATCHES = 4
@@ -73,6 +81,7 @@ class RateTrials:
         self._batches: deque[Any] = deque(maxlen=BATCHES)
         self._first = math.nan
         self._recent: deque[float] = deque(maxlen=5)
+        self._chances: deque[float] = deque(maxlen=LEVELS)
         self._rates: deque[float] = deque(maxlen=20)
         self._highest = 0.0
         self._ratios: list[float] = []
@@ -100,6 +109,11 @@ class RateTrials:
             if math.isnan(self._first) and values:
                 self._first = values[0]
             self._recent.extend(values)
+        elif isinstance(obs, LossCalls):
+            call = only_call(obs)
+            level = math.nan if call is None else chance(call)
+            if math.isfinite(level):
+                self._chances.append(level)
         elif isinstance(obs, Updates):
             groups = by_group(obs).values()
             if groups:
@@ -145,10 +159,25 @@ class RateTrials:
 
     @property
     def _doubtful(self) -> bool:
-        """Tell whether the loss has not come down by much, or is not finite any more."""
+        """Tell whether the loss has not come down by much, or is not finite any more.
+
+        With large steps, coming down to what a constant prediction gives is not much either.
+        """
         if not self._recent:
             return False
-        return not median(self._recent) < self._first - FALLEN * abs(self._first)
+        fallen = median(self._recent) < self._first - FALLEN * abs(self._first)
+        return not fallen or (self._ratio > LARGE and math.isfinite(self._chance))
+
+    @property
+    def _chance(self) -> float:
+        """Return what a constant prediction gives at most; nan where the run does better.
+
+        The batches of a trial are few, and a constant may do worse on them than on others.
+        """
+        known = len(self._chances) >= BATCHES and len(self._recent) > 0
+        if not known or median(self._recent) < BETTER * fmean(self._chances):
+            return math.nan
+        return max(self._chances)
 
     @property
     def _ratio(self) -> float:
@@ -217,6 +246,7 @@ class RateTrials:
             typical=median(self._ratios),
             run=(self._first, fmean(self._recent)),
             start=start,
+            chance=self._chance,
             arms=tuple(sorted(arms, key=lambda arm: arm.factor)),
             undecayed=undecayed,
         )

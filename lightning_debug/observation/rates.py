@@ -55,6 +55,8 @@ class RateTrial(Observation):
         ratio, typical: The largest update over weight (rms) in the run, and the median.
         run: The first loss of the run, and the mean of the last ones before the trial.
         start: The mean loss of the initial weights over the batches.
+        chance: What a constant prediction gave at most on a batch of the run, where the run has
+            come to no better; nan where it has, or that is not known.
         arms: The trials, by rising factor.
         undecayed: The trial at the learning rate of the run without weight decay; None where
             there is none.
@@ -67,18 +69,27 @@ class RateTrial(Observation):
     typical: float = float("nan")
     run: tuple[float, float] = (float("nan"), float("nan"))
     start: float = float("nan")
+    chance: float = float("nan")
     arms: tuple[RateArm, ...] = ()
     undecayed: RateArm | None = None
     skipped: str = ""
+
+    @property
+    def level(self) -> float:
+        """Return the loss below which something is learned.
+
+        Initial weights may do worse than a constant prediction; to come down to that one is easy.
+        """
+        return self.chance if self.chance < self.start else self.start
 
     def cautious(self, arms: Sequence[RateArm]) -> RateArm:
         """Return the lowest of several rates that gains at least half as much as the best.
 
         A few batches are soon learned at a rate that a whole run does not stand.
         """
-        best = max(self.start - arm.end for arm in arms)
+        best = max(self.level - arm.end for arm in arms)
         enough = best - abs(best) / 2.0
-        return min((arm for arm in arms if self.start - arm.end >= enough), key=_factor)
+        return min((arm for arm in arms if self.level - arm.end >= enough), key=_factor)
 
 
 def _factor(arm: RateArm) -> float:

@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from lightning_debug.experiments.rates import MOST_WEIGHTS, RateTrials
 from lightning_debug.experiments.replica import NotApplicableError
+from lightning_debug.observation import LossCall, LossCalls, Targets, WholeLoss
 from tests.build_updates import losses, ratios
 
 STEPS = 20
@@ -132,6 +133,41 @@ def test_a_rate_that_the_number_format_cannot_hold_ends_the_ladder():
     factors = [arm.factor for arm in run(made).arms]
     assert max(factors) <= 1000.0
     assert 1.0 in factors
+
+
+def called(level, value=2.0, *more):
+    call = LossCall(
+        function="mse_loss", value=value, references={"mean": level}, target=Targets(shape=(10**6,))
+    )
+    return LossCalls(calls=(call, *more), whole=WholeLoss(value=value))
+
+
+def at_a_constant(*calls, last=2.0, size=0.5):
+    """A trial of a run that has come down from 9 to 2, with large steps."""
+    model = Bowl()
+    optimizer = optim.SGD(model.parameters(), lr=1e-3)
+    made = trials(model, [optimizer], seen=(9.0, last), size=size)
+    made.hear(losses(*[last] * 5))
+    for call in calls:
+        made.hear(call)
+    made.keep(torch.ones(4), 0)
+    return run(made)
+
+
+def test_large_steps_that_lead_to_a_constant_prediction_are_tried():
+    obs = at_a_constant(*map(called, (2.0, 1.9, 2.2, 2.1)))
+    assert obs.chance == pytest.approx(2.2, rel=1e-3)
+    assert obs.level == obs.start == 0.5  # the trial starts below
+    assert at_a_constant(*map(called, (2.0, 1.9, 2.2, 2.1)), size=1e-3) is None
+    assert at_a_constant(*map(called, (2.0, 1.9, 2.2, 2.1)), last=1.5) is None
+
+
+def test_what_a_constant_gives_must_be_known_of_the_whole_loss():
+    two = LossCall(function="l1_loss", value=0.1)
+    assert at_a_constant(*[called(2.0)] * 3) is None
+    assert at_a_constant(*[called(2.0, 2.0, two)] * 4) is None
+    part = [LossCalls(calls=called(2.0).calls, whole=WholeLoss(value=3.0))] * 4
+    assert at_a_constant(*part) is None
 
 
 def test_looks_again_where_it_has_got_on_or_the_rate_still_rises():

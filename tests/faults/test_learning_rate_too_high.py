@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn, optim
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_debug import DebugSuite
 from tests.runs import Program, alarms, digits, fit, names, regression, sequences
@@ -145,6 +146,40 @@ def test_without_experiments_it_is_told_by_steps_that_overshoot():
     suite = DebugSuite(preflight=False, sinks=[])
     suite = fit(lambda: mlp(partial(optim.SGD, lr=10.0)), digits(), suite=suite)
     assert "learning-rate-too-high" in names(suite)
+
+
+class Tagger(nn.Module):
+    """Predicts a label for each token, some of which are much more frequent than others."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(24, 32), nn.Linear(64, 24)
+        self.rnn = nn.GRU(32, 32, batch_first=True, bidirectional=True)
+
+    def forward(self, ids):
+        return self.head(self.rnn(self.table(ids))[0]).transpose(1, 2)
+
+
+def tags():
+    """The tag of a token is the one before it, or the token itself."""
+    generator = torch.Generator().manual_seed(0)
+    shares = 1.0 / torch.arange(1.0, 25.0) ** 1.5
+    ids = torch.multinomial(shares, 512 * 17, replacement=True, generator=generator).view(512, 17)
+    tags = torch.where(ids[:, 1:] % 2 == 0, ids[:, 1:], ids[:, :-1])
+    return DataLoader(TensorDataset(ids[:, 1:], tags), batch_size=32, shuffle=True)
+
+
+def test_a_rate_that_leads_to_the_shares_of_the_classes_and_no_further():
+    def run(lr):
+        return fit(
+            lambda: Program(Tagger(), optimizer=partial(optim.Adam, lr=lr)), tags(), epochs=6
+        )
+
+    broken = run(0.7)
+    [finding] = [f for f in broken.findings if f.name == "learning-rate-too-high"]
+    assert finding.caused_by == ""
+    assert "A constant prediction gives at most" in finding.message
+    assert alarms(run(0.7 * finding.evidence["factor"])) == []
 
 
 class Raised(Program):

@@ -193,6 +193,46 @@ def whole_batch():
     return Program(net, F.mse_loss, partial(optim.SGD, lr=0.4))
 
 
+def noisy_targets():
+    """Little of the targets can be told, and their mean is off: the first gain is the bias."""
+    x, y = regression(n=1024).dataset.tensors
+    y = 2.0 + 0.3 * y + torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(x, y), batch_size=8, shuffle=True)
+
+
+def large_steps_on_noise():
+    net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    return Program(net, F.mse_loss, partial(optim.Adam, lr=0.03))
+
+
+def frequent_tags():
+    """A few classes are most of the targets: equal logits are far above their shares."""
+    generator = torch.Generator().manual_seed(0)
+    shares = 1.0 / torch.arange(1.0, 25.0) ** 2
+    ids = torch.multinomial(shares, 256 * 16, replacement=True, generator=generator).view(256, 16)
+    other = torch.multinomial(shares, 256 * 16, replacement=True, generator=generator)
+    tags = torch.where(torch.rand(ids.shape, generator=generator) < 0.2, ids, other.view_as(ids))
+    return DataLoader(TensorDataset(ids, tags), batch_size=16, shuffle=True)
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(24, 32), nn.Linear(32, 24)
+        self.body = nn.LSTM(32, 32, batch_first=True)
+
+    def forward(self, ids):
+        return self.head(self.body(self.table(ids))[0]).transpose(1, 2)
+
+
+def large_steps_on_tags():
+    return Program(Tagger(), optimizer=partial(optim.Adam, lr=0.02))
+
+
+def momentum_on_tags():
+    return Program(Tagger(), optimizer=partial(optim.SGD, lr=1.0, momentum=0.9))
+
+
 PROGRAMS = {
     "fine-tuning at 1e-5": (fine_tuned, digits, {}),
     "fine-tuning with SGD": (fine_tuned_slowly, sequences, {}),
@@ -214,6 +254,9 @@ PROGRAMS = {
     "a hard task": (adam, hard_task, {}),
     "a short run": (adam, partial(digits, n=192), {"epochs": 1}),
     "regression": (regressor, regression, {}),
+    "large steps, noisy targets with an offset": (large_steps_on_noise, noisy_targets, {}),
+    "large steps, tags that tell little": (large_steps_on_tags, frequent_tags, {"epochs": 5}),
+    "momentum, tags that tell little": (momentum_on_tags, frequent_tags, {"epochs": 5}),
     "the whole data in one batch": (
         whole_batch,
         partial(regression, n=256, batch=256),

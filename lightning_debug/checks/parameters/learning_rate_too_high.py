@@ -22,9 +22,10 @@ class LearningRateTooHigh(Check):
     away what was learned, kill units and leave the weights where smaller steps may not save them.
 
     The proof is a trial on a copy: from the initial weights, with a new optimizer of the same
-    settings and a few batches of the run, the loss comes down at a lower rate only. Where no
-    trial can be made, large updates, steps that overshoot and a loss that does not fall have to
-    come together.
+    settings and a few batches of the run, the loss comes down at a lower rate only. What initial
+    weights lose against a constant prediction is soon gained at any rate, and does not count while
+    the run gains no more. Where no trial can be made, large updates, steps that overshoot and a
+    loss that does not fall have to come together.
 
     Silent when: the loss of the run comes down; updates are of a usual size; the trial shows no
     lower rate that is much better. No number of the learning rate is ever judged by itself.
@@ -34,7 +35,8 @@ class LearningRateTooHigh(Check):
 
     Args:
         ratio: Smallest update over weight (rms) that counts as large.
-        gain: Share of the initial loss that the better rate has to gain in the trial.
+        gain: Share of the initial loss that the better rate has to gain in the trial, or of the
+            loss of a constant prediction, if that is smaller.
         little: The same where the rate of the run makes the loss of the trial worse.
         advantage: How many times as much as the rate of the run it has to gain.
         untried: Smallest update over weight (rms) that counts as large where no trial was made.
@@ -81,9 +83,11 @@ class LearningRateTooHigh(Check):
         if own is None or not lower or obs.ratio < self.ratio:
             return
         best = obs.cautious(lower)
-        gained, better, size = obs.start - own.end, obs.start - best.end, abs(obs.start)
-        worse = gained <= 0.0 and better >= self.little * size
-        if worse or (better >= self.gain * size and better >= self.advantage * gained):
+        size = self.little * abs(obs.start)
+        worse = own.end >= obs.start and obs.start - best.end >= size
+        gained, better = obs.level - own.end, obs.level - best.end
+        much = better >= self.gain * abs(obs.level) and better >= self.advantage * gained
+        if worse or much:
             rate = obs.lr * best.factor
             steps = len(own.losses)
             message = (
@@ -93,6 +97,8 @@ class LearningRateTooHigh(Check):
                 f" from the initial weights it goes from {obs.start:.3g} to {own.end:.3g}; with"
                 f" {rate:.3g} it goes to {best.end:.3g}."
             )
+            if obs.level < obs.start:
+                message += f" A constant prediction gives at most {obs.level:.3g}."
             fix = (
                 f"Set the learning rate to {rate:.3g} ({best.factor:g} times what it is). If only"
                 " the first steps need that, add a warm-up."

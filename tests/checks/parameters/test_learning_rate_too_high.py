@@ -30,10 +30,21 @@ def test_a_small_gain_is_enough_where_the_rate_of_the_run_makes_it_worse(end):
     assert told(LearningRateTooHigh(), trial({1.0: end, 0.1: 2.2}))
 
 
+def test_coming_down_to_a_constant_prediction_is_no_gain():
+    ends = {1.0: 2.3, 0.1: 1.5}
+    assert told(LearningRateTooHigh(), trial(ends, start=3.3)) == []
+    [finding] = told(LearningRateTooHigh(), trial(ends, start=3.3, chance=2.4))
+    assert finding.message.endswith("it goes to 1.5. A constant prediction gives at most 2.4.")
+
+
 @pytest.mark.parametrize(
     "observation",
     [
         pytest.param(trial({1.0: 0.5, 0.1: 0.3}), id="both work"),
+        pytest.param(trial({1.0: 2.0, 0.1: 1.5}, start=3.3, chance=2.4), id="both beat a constant"),
+        pytest.param(
+            trial({1.0: 2.5, 0.1: 2.3}, start=3.3, chance=2.4), id="little below a constant"
+        ),
         pytest.param(trial({1.0: 1.8, 0.1: 0.5}), id="not four times as well"),
         pytest.param(trial({1.0: 2.29, 0.1: 2.2}), id="no rate works"),
         pytest.param(trial({1.0: 2.31, 0.1: 2.29}), id="hardly better"),
