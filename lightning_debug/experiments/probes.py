@@ -378,7 +378,8 @@ class Probes:
             yield from self._shuffle(step, epoch, contain, last=True)
         if wants(Baselines) and contain.works(_part(Baselines)):
             make = self._on_kept
-            args = baselines, self._progress, self._budget.trainings
+            seconds = self._budget.for_training(time.monotonic() - self._begun)
+            args = baselines, self._progress, seconds
             yield from self._try(Baselines, step, epoch, contain, make, *args)
         if draw is not None:
             # Noted as an experiment; there is nothing in it to judge.

@@ -6,10 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_debug.containment import Containment
+from lightning_debug.experiments import probes
 from lightning_debug.experiments.baselines import Progress, _Split, baselines
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.shuffled import shuffled
 from lightning_debug.experiments.task import Predicted, Rows
+from lightning_debug.observation import Baselines
 from tests.build_updates import losses
 from tests.runs import Program, digits, regression
 
@@ -133,3 +136,22 @@ def test_a_run_of_the_model_that_is_cut_short_is_no_answer():
     assert split.values(whole).shape == (4, 1)
     with pytest.raises(NotApplicableError, match="no time"):
         split.values({0: whole[0]})
+
+
+def test_the_longer_the_run_the_longer_a_copy_is_trained_on(monkeypatch):
+    seen = []
+
+    def note(replica, batches, progress, seconds, *, step, epoch):
+        seen.append(seconds)
+        raise NotApplicableError("only asked for its time")
+
+    monkeypatch.setattr(probes, "baselines", note)
+    for hours in (0.0, 0.25, 5.0):
+        model = Program(nn.Linear(8, 1), F.mse_loss)
+        made = probes.Probes(model, [model.configure_optimizers()])
+        made._begun -= 3600.0 * hours
+        made.looks_at(next(iter(regression())), wants=lambda kind: kind is Baselines)
+        wants = {"wants": lambda kind: kind is Baselines, "contain": Containment()}
+        [obs] = made.end(200, 3, **wants)
+        assert obs.skipped == "only asked for its time"
+    assert seen == pytest.approx([6.0, 18.0, 60.0], rel=0.01)
