@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,16 @@ ABSOLUTES = frozenset(["abs", "absolute"])
 NORMS = frozenset(["norm", "vector_norm", "linalg_vector_norm", "linalg_norm"])
 LOGARITHMS = frozenset(["log", "log2", "log10", "log1p"])
 BOUNDS = frozenset(["clamp", "clamp_min", "clamp_max", "clip", "add"])
+# What an error goes through value by value. No exponential and no quotient of it: kernels are that.
+BENDS = frozenset(
+    """mul multiply div divide true_divide add sub subtract __rsub__ rsub neg negative abs absolute
+    pow square float_power sqrt max min maximum minimum fmax fmin where relu leaky_relu clamp
+    clamp_min clamp_max clip cosh log log1p softplus to float double view reshape flatten""".split()
+)
+QUOTIENTS = frozenset(["div", "divide", "true_divide"])
+SCALINGS = QUOTIENTS | {"mul", "multiply"}
+REDUCTIONS = frozenset(["mean", "sum", "nanmean", "nansum"]) | NORMS
+OWN_ERROR = "handwritten error"
 RECENT = 16
 DEEP = 24
 WIDE = 400
@@ -37,6 +47,22 @@ class _Difference:
     out: Tensor
     prediction: Tensor
     target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """What became of a difference of all predictions with all targets.
+
+    Attributes:
+        function: The kind of error that was made of it; empty for the difference itself.
+        whole: Whether there is still a value for each pair.
+    """
+
+    out: Tensor
+    prediction: Tensor
+    target: Tensor
+    function: str = ""
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +102,19 @@ class _Found:
             difference = constant - target
             return difference.abs() if self.function == "absolute error" else difference.square()
 
+        bent = self.function == OWN_ERROR
+        kind = "logits" if self.function == "cross_entropy" else "regression"
         with torch.no_grad():
-            value = again(prediction.detach())
+            value = self.out.detach() if bent else again(prediction.detach())
         return Heard(
             function=self.function,
-            kind="logits" if self.function == "cross_entropy" else "regression",
+            kind="other" if bent else kind,
             place=self.place,
             prediction=prediction,
             target=target,
             value=value,
             node=self.out.grad_fn,
-            again=again,
+            again=None if bent else again,
         )
 
 
@@ -96,6 +124,10 @@ class HandwrittenTap(Listener):
     A difference is one where exactly one side carries a gradient: that is the prediction. A cross
     entropy picks (``gather``, an index) or weighs (a product with the targets) the logarithm of a
     softmax. Both count only if the loss that backward starts from is made of them.
+
+    A difference of (N, 1) and (N,) is one of all with all. It counts whatever it is scaled, weighed
+    or bent by, but only where it keeps its shape until one mean or sum is taken of all of it:
+    kernels, nearest neighbours and features of knots build such differences on purpose.
     """
 
     everything = True
@@ -105,6 +137,7 @@ class HandwrittenTap(Listener):
         self._on = False
         self._differences: deque[_Difference] = deque(maxlen=RECENT)
         self._shares: deque[_Share] = deque(maxlen=RECENT)
+        self._spreads: deque[_Spread] = deque(maxlen=RECENT)
         self._found: dict[int, _Found] = {}
 
     def begin(self, *, wanted: bool) -> None:
@@ -116,6 +149,7 @@ class HandwrittenTap(Listener):
         """Let go of the tensors."""
         self._differences.clear()
         self._shares.clear()
+        self._spreads.clear()
         self._found.clear()
 
     def after(
@@ -126,6 +160,8 @@ class HandwrittenTap(Listener):
             return
         name = getattr(func, "__name__", "")
         first, second = args[0], args[1] if len(args) > 1 else None
+        if self._spreads:
+            self._bend(name, args, out)
         if name in SUBTRACTS and isinstance(first, Tensor) and isinstance(second, Tensor):
             self._subtract(first, second, out)
         elif name in SQUARES:
@@ -161,8 +197,33 @@ class HandwrittenTap(Listener):
         if left.requires_grad == right.requires_grad:
             return
         prediction, target = (left, right) if left.requires_grad else (right, left)
-        if prediction.numel() > 1 and target.numel() > 1:
+        if prediction.numel() < 2 or target.numel() < 2:
+            return
+        if not _all_with_all(prediction, target, out):
             self._differences.append(_Difference(out, prediction, target))
+        elif self._pairs(prediction, target):
+            self._spreads.append(_Spread(out, prediction, target))
+
+    def _pairs(self, prediction: Tensor, target: Tensor) -> bool:
+        """Tell whether there are data in both: knots are made of weights alone."""
+        return {self._trace.marked(tensor).material for tensor in (prediction, target)} == {None}
+
+    def _bend(self, name: str, args: Sequence[Any], out: Tensor) -> None:
+        """Follow a difference of all with all to the number that its mean or sum is."""
+        given = args[:1] if name in QUOTIENTS or name in REDUCTIONS else args
+        spread = next((s for s in self._spreads if any(s.out is value for value in given)), None)
+        if spread is None:
+            return
+        function = spread.function or _error_of(name, args)
+        if name in REDUCTIONS and function and out.numel() == 1:
+            self._note(function, spread.prediction, spread.target, out)
+        elif name in REDUCTIONS and function:
+            self._spreads.append(replace(spread, out=out, function=function, whole=False))
+        elif name in (BENDS if spread.whole else SCALINGS) and out.numel() == spread.out.numel():
+            # What the model gave for other samples may be ranked against its predictions.
+            own = OWN_ERROR if self._trace.origin(spread.target) is None else ""
+            if function or own:
+                self._spreads.append(replace(spread, out=out, function=function or own))
 
     def _error(self, name: str, value: Any, out: Tensor) -> None:
         """Note the square or the size of a difference."""
@@ -215,6 +276,21 @@ class HandwrittenTap(Listener):
 
     def _share(self, value: Any) -> _Share | None:
         return next((s for s in reversed(self._shares) if s.out is value), None)
+
+
+def _error_of(name: str, args: Sequence[Any]) -> str:
+    """Return what a function makes of a difference, if it is one of the known errors."""
+    if name in SQUARES or (name in ("mul", "multiply") and args[0] is args[1]):
+        return "squared error"
+    if name in ABSOLUTES:
+        return "absolute error"
+    return "distance" if name in NORMS else ""
+
+
+def _all_with_all(prediction: Tensor, target: Tensor, out: Tensor) -> bool:
+    """Tell whether the same values, in two layouts, gave more of them."""
+    mine, theirs = ([n for n in t.shape if n != 1] for t in (prediction, target))
+    return mine == theirs and prediction.ndim != target.ndim and out.numel() > prediction.numel()
 
 
 def _chain(node: Node | None) -> Iterator[Node]:

@@ -72,6 +72,55 @@ class Critic(Program):
         return F.mse_loss(self.net(x), reward + 0.5 * following)
 
 
+class OwnLoss(Program):
+    """A loss in the user's own words, of a sequence model that gives (N, 1)."""
+
+    def __init__(self, flat, loss):
+        super().__init__(nn.GRU(1, 32, batch_first=True), loss)
+        self.head = nn.Linear(32, 1)
+        self.flat = flat
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        prediction = self.head(self.net(x.unsqueeze(-1))[1][0])
+        return self.loss(prediction, y.squeeze(1) if self.flat else y)
+
+
+def pinball(prediction, y):
+    error = y - prediction
+    return torch.max(0.9 * error, -0.1 * error).mean()
+
+
+def expectile(prediction, y):
+    error = y - prediction
+    return (torch.where(error > 0, 0.8, 0.2) * error**2).mean()
+
+
+def pseudo_huber(prediction, y):
+    return (torch.sqrt(1.0 + ((prediction - y) / 0.5) ** 2) - 1.0).mean(0).mean()
+
+
+def log_cosh(prediction, y):
+    error = prediction - y
+    return (error + F.softplus(-2.0 * error) - 0.7).mean()
+
+
+def percentage(prediction, y):
+    return 100.0 * torch.mean(torch.abs((y - prediction) / (y.abs() + 1.0)))
+
+
+def weighted(prediction, y):
+    return (torch.ones(len(y)) * ((prediction - y) * 2.0).square()).sum() / len(y)
+
+
+@pytest.mark.parametrize("loss", [pinball, expectile, pseudo_huber, log_cosh, percentage, weighted])
+def test_own_loss(loss):
+    found = fit(lambda: OwnLoss(True, loss), regression(), epochs=3)
+    assert "target-broadcast" in names(found)
+    assert places(found, "target-broadcast") == {"training_step"}
+    assert alarms(fit(lambda: OwnLoss(False, loss), regression(), epochs=3)) == []
+
+
 @pytest.mark.parametrize(
     ("bug", "fix", "data"),
     [

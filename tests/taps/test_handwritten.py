@@ -72,6 +72,55 @@ def test_shapes_are_those_of_the_two_sides():
 @pytest.mark.parametrize(
     "compute",
     [
+        pytest.param(lambda d: torch.max(0.9 * d, -0.1 * d).mean(), id="pinball"),
+        pytest.param(lambda d: torch.log(torch.cosh(d)).mean(), id="log-cosh"),
+        pytest.param(lambda d: (d / 0.5).square().sum() / 16, id="scaled"),
+        pytest.param(lambda d: (d / VALUES.exp()).abs().mean(1).mean(), id="percentage"),
+        pytest.param(lambda d: 0.5 * ((d * 3.0) ** 2 + 1.0).mean(), id="Gaussian"),
+    ],
+)
+def test_error_of_all_with_all(compute):
+    (heard,) = hear(lambda z: compute(z[:, :1] - VALUES))
+    assert heard.function == "handwritten error"
+    assert heard.kind == "other"
+    assert heard.prediction.shape == (16, 1)
+    assert heard.target.shape == (16,)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda d: torch.exp(-(d**2)).mean(), id="kernel"),
+        pytest.param(lambda d: (1.0 / (1.0 + d**2)).mean(), id="Cauchy kernel"),
+        pytest.param(lambda d: d.abs().min(dim=1).values.mean(), id="nearest neighbours"),
+        pytest.param(lambda d: -torch.logsumexp(-(d**2), dim=1).mean(), id="mixture density"),
+        pytest.param(lambda d: -(-d.abs()).log_softmax(1).diagonal().mean(), id="contrastive"),
+        pytest.param(lambda d: (d.relu().sum(1) - VALUES).square().mean(), id="knots"),
+        pytest.param(lambda d: d.mean(), id="the difference alone"),
+    ],
+)
+def test_pairs_on_purpose(compute):
+    heard = hear(lambda z: compute(z[:, :1] - VALUES))
+    assert [h for h in heard if h.prediction.shape == (16, 1)] == []
+
+
+def test_targets_of_all_samples_that_the_model_makes():
+    def ahead():
+        return F.linear(LOGITS, torch.ones(1, 5)).squeeze(1)
+
+    (heard,) = hear(lambda z: ((z[:, :1] - (VALUES + ahead())) ** 2).mean())
+    assert heard.function == "squared error"
+    assert hear(lambda z: torch.relu(1.0 - (z[:, :1] - ahead())).mean()) == []
+
+
+def test_no_pairs_with_weights():
+    knots = torch.nn.Parameter(VALUES)
+    assert hear(lambda z: (0.5 * (VALUES[:, None] - knots)).relu().mean()) == []
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
         pytest.param(lambda z: -z.log_softmax(1).gather(1, CLASSES[:, None]).mean(), id="gather"),
         pytest.param(lambda z: -F.log_softmax(z, 1)[torch.arange(16), CLASSES].mean(), id="index"),
         pytest.param(

@@ -10,7 +10,7 @@ from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import LossCall, LossCalls
 
-POINTWISE = frozenset(["gaussian_nll_loss", "poisson_nll_loss", "kl_div"])
+POINTWISE = frozenset(["gaussian_nll_loss", "poisson_nll_loss", "kl_div", "handwritten error"])
 Shape = tuple[int, ...]
 
 
@@ -24,7 +24,8 @@ class TargetBroadcast(Check):
 
     Silent when: one target is meant for several heads, quantiles or members of an ensemble, so
     one side already has the shape of the result; both have the same number of axes, as where
-    pairs are built on purpose; the batch has one sample.
+    pairs are built on purpose; a loss that is spelled out does more with the differences than to
+    take one mean or sum of all of them (kernels, nearest neighbours); the batch has one sample.
 
     Args:
         samples: Fewest samples of a batch for a target of shape (N, N) against N predictions.

@@ -40,7 +40,9 @@ def test_fires_on_a_target_that_was_broadcast_before():
     assert finding.patience == 3
 
 
-@pytest.mark.parametrize("function", ["gaussian_nll_loss", "poisson_nll_loss", "kl_div"])
+@pytest.mark.parametrize(
+    "function", ["gaussian_nll_loss", "poisson_nll_loss", "kl_div", "handwritten error"]
+)
 def test_other_functions(function):
     assert findings((32, 1), (32,), function, "other")
 
