@@ -146,7 +146,8 @@ class Observer:
                 )
         with self._contain("the plan of the run"):
             optimizers = self._wiring.plan()
-            self._show(replace(self._plan, step=step, epoch=epoch, optimizers=optimizers))
+            plan = replace(self._plan, step=step, epoch=epoch, optimizers=optimizers)
+            self._show(replace(plan, trials=self._probes is not None))
         for obs in self._looks.start(step, epoch):
             self._show(obs)
 

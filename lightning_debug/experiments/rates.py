@@ -22,6 +22,7 @@ from lightning_debug.chance import BETTER, LEVELS, chance, only_call
 from lightning_debug.experiments.batches import NotApplicableError, detached
 from lightning_debug.experiments.replica import Replica, single, working_copy
 from lightning_debug.observation import (
+    Clipping,
     LossCalls,
     Losses,
     Observation,
@@ -41,6 +42,10 @@ MOST_RATES = 5
 FALLEN = 0.2
 # Of update over weight: what lies outside shows on which side to try first.
 LARGE, SMALL = 3e-2, 3e-4
+# Gradients are clipped where a step uses less than this of what backward wrote; to one norm, where
+# that varies by no more than this.
+CUT = 0.99
+EVEN = 1.02
 # Initial weights are kept until the trial is over, so they must not be large.
 MOST_WEIGHTS = 64_000_000
 # Of more, as many digits are kept as matter for where a learning rate leads, in half the memory.
@@ -59,7 +64,7 @@ class RateTrials:
         optimizers: Its optimizers; a trial needs exactly one.
         waits: After how many updates to see whether the run gets on. One trial is made at most.
         clip: The trainer's limit on gradients (0 for none), and whether it is by ``"norm"`` or
-            by ``"value"``.
+            by ``"value"``. One that the user's code sets is seen in the run.
         precision: Gives the context in which the training step runs, such as autocast.
     """
 
@@ -83,6 +88,7 @@ class RateTrials:
         self._recent: deque[float] = deque(maxlen=5)
         self._chances: deque[float] = deque(maxlen=LEVELS)
         self._rates: deque[float] = deque(maxlen=20)
+        self._clippings: deque[Clipping] = deque(maxlen=20)
         self._highest = 0.0
         self._ratios: list[float] = []
         self._base = 0.0
@@ -109,6 +115,8 @@ class RateTrials:
             if math.isnan(self._first) and values:
                 self._first = values[0]
             self._recent.extend(values)
+        elif isinstance(obs, Clipping) and math.isfinite(obs.after):
+            self._clippings.append(obs)
         elif isinstance(obs, LossCalls):
             call = only_call(obs)
             level = math.nan if call is None else chance(call)
@@ -185,6 +193,22 @@ class RateTrials:
         return max(self._ratios, default=0.0)
 
     @property
+    def _limit(self) -> tuple[float, str]:
+        """Return the trainer's limit on gradients, or the norm that the user's code scales them to.
+
+        Raises:
+            NotApplicableError: If that changes them in another way.
+        """
+        changed = [c for c in self._clippings if c.after < CUT * c.before]
+        if self._clip[0] > 0.0 or not changed:
+            return self._clip
+        limits = [c.after for c in changed]
+        turned = any(c.cosine < CUT for c in changed)
+        if turned or max(limits) > EVEN * min(limits):
+            raise NotApplicableError("gradients are changed between backward and step")
+        return max(limits), "norm"
+
+    @property
     def _rising(self) -> bool:
         """Tell whether the learning rate still comes up, and has done no harm yet."""
         if not self._rates:
@@ -210,7 +234,7 @@ class RateTrials:
         return [*self._model.parameters(), *self._model.buffers()]
 
     def _trial(self, replica: Replica, step: int, epoch: int, end: float) -> RateTrial:
-        trainer = _Trainer(replica, self._optimizers[0], self._initial, self._clip, self._highest)
+        trainer = _Trainer(replica, self._optimizers[0], self._initial, self._limit, self._highest)
         batches = list(self._batches)
         begun = time.monotonic()
         replica.forward(lambda: trainer.start(batches[:1]))

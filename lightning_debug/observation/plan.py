@@ -58,6 +58,7 @@ class Plan(Observation):
         clip_value: Lightning's limit on gradients; 0 for none.
         clip_algorithm: ``"norm"`` or ``"value"``.
         optimizers: All of them.
+        trials: Whether copies are to be trained, if that is possible.
     """
 
     updates: int = 0
@@ -70,3 +71,4 @@ class Plan(Observation):
     clip_value: float = 0.0
     clip_algorithm: str = "norm"
     optimizers: tuple[OptimizerPlan, ...] = ()
+    trials: bool = False

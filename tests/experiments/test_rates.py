@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from lightning_debug.experiments.rates import MOST_WEIGHTS, RateTrials
 from lightning_debug.experiments.replica import NotApplicableError
-from lightning_debug.observation import LossCall, LossCalls, Targets, WholeLoss
+from lightning_debug.observation import Clipping, LossCall, LossCalls, Targets, WholeLoss
 from tests.build_updates import losses, ratios
 
 STEPS = 20
@@ -84,6 +84,33 @@ def test_clips_as_the_trainer_does():
     made = trials(model, [optimizer], lr=1.0, size=0.5, batch=10.0, clip=(0.01, "norm"))
     own = next(arm for arm in run(made).arms if arm.factor == 1.0)
     assert own.end == pytest.approx(5.0 * (1.0 - STEPS * 0.01) ** 2, rel=1e-4)
+
+
+def test_clips_as_the_user_does():
+    model = Bowl()
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    made = trials(model, [optimizer], lr=1.0, size=0.5, batch=10.0)
+    for before in (7.0, 0.004, 3.0):
+        after = min(before, 0.01)
+        made.hear(Clipping(optimizer="SGD", before=before, after=after))
+    own = next(arm for arm in run(made).arms if arm.factor == 1.0)
+    assert own.end == pytest.approx(5.0 * (1.0 - STEPS * 0.01) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param([{"before": 7.0, "after": 1.0, "cosine": 0.6}], id="value by value"),
+        pytest.param([{"before": 7.0, "after": 1.0}, {"before": 9.0, "after": 3.0}], id="by parts"),
+    ],
+)
+def test_does_not_guess_how_gradients_are_changed(seen):
+    model = Bowl()
+    made = trials(model, [optim.SGD(model.parameters(), lr=1.0)], lr=1.0, size=0.5)
+    for numbers in seen:
+        made.hear(Clipping(optimizer="SGD", **numbers))
+    with pytest.raises(NotApplicableError, match="between backward and step"):
+        run(made)
 
 
 def test_a_trial_that_blows_up_ends_at_infinity():

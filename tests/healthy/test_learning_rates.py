@@ -335,3 +335,46 @@ def test_silent_while_the_learning_rate_is_searched():
     model.lr = 1e-3
     trainer.fit(model, digits())
     assert alarms(suite) == []
+
+
+class LanguageModel(Program):
+    """Steps of SGD at a rate of 20, with gradients that are clipped by one of three hands."""
+
+    def __init__(self, clipped):
+        super().__init__(nn.Embedding(40, 64), optimizer=partial(optim.SGD, lr=20.0))
+        self.rnn = nn.LSTM(64, 64, 2, dropout=0.2, batch_first=True)
+        self.head = nn.Linear(64, 40)
+        for module in (self.net, self.head):
+            nn.init.uniform_(module.weight, -0.1, 0.1)
+        self.clipped = clipped
+
+    def training_step(self, batch, batch_idx):
+        (ids,) = batch
+        logits = self.head(self.rnn(self.net(ids[:, :-1]))[0])
+        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.clipped == "in a hook":
+            nn.utils.clip_grad_norm_(self.parameters(), 0.25)
+
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ):
+        limit = 0.25 if self.clipped == "in the method for it" else gradient_clip_val
+        self.clip_gradients(optimizer, limit, "norm")
+
+
+def chains():
+    """Sequences in which few tokens follow each other, and some are frequent."""
+    draw = torch.Generator().manual_seed(0)
+    odds = torch.rand(40, 40, generator=draw) ** 8 / torch.arange(1, 41)
+    ids = torch.randint(0, 40, (2000, 1), generator=draw)
+    for _ in range(24):
+        ids = torch.cat([ids, torch.multinomial(odds[ids[:, -1]], 1, generator=draw)], 1)
+    return DataLoader(TensorDataset(ids), batch_size=20, shuffle=True)
+
+
+@pytest.mark.parametrize("clipped", ["in a hook", "in the method for it", "by the trainer"])
+def test_large_rates_that_clipping_bounds(clipped):
+    limit = {"gradient_clip_val": 0.25} if clipped == "by the trainer" else {}
+    assert alarms(fit(lambda: LanguageModel(clipped), chains(), epochs=3, **limit)) == []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding
-from lightning_debug.observation import Losses, RateTrial, StepResponse, Updates
+from lightning_debug.observation import Losses, Plan, RateTrial, StepResponse, Updates
 from lightning_debug.ratios import Ratios, by_group
 
 
@@ -39,6 +39,7 @@ class LearningRateTooHigh(Check):
             loss of a constant prediction, if that is smaller.
         little: The same where the rate of the run makes the loss of the trial worse.
         advantage: How many times as much as the rate of the run it has to gain.
+        wait: Updates, or half of the run if that is shorter, after which a trial has been made.
         untried: Smallest update over weight (rms) that counts as large where no trial was made.
         overshoot: Share of the steps that have to go beyond the lowest point along their
             direction, where no trial was made.
@@ -61,11 +62,14 @@ class LearningRateTooHigh(Check):
     gain: float = 0.1
     little: float = 0.02
     advantage: float = 4.0
+    wait: int = 50
     untried: float = 0.1
     overshoot: float = 0.6
     fall: float = 0.1
     patience: int = 8
     _tried: bool = field(default=False, init=False, repr=False)
+    _awaited: float = field(default=0.0, init=False, repr=False)
+    _held: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     _first: float = field(default=math.nan, init=False, repr=False)
     _loss: float = field(default=math.nan, init=False, repr=False)
     _worst: dict[str, dict[str, Ratios]] = field(
@@ -75,9 +79,15 @@ class LearningRateTooHigh(Check):
         default_factory=lambda: defaultdict(list), init=False, repr=False
     )
 
+    def on_plan(self, obs: Plan) -> Iterator[Finding]:
+        """Remember until when a trial may come."""
+        half = obs.updates / 2 if obs.updates else math.inf
+        self._awaited = min(self.wait, half) if obs.trials else 0.0
+        yield from ()
+
     def on_rate_trial(self, obs: RateTrial) -> Iterator[Finding]:
         """Compare the best of the lower rates with that of the run."""
-        self._tried = not obs.skipped
+        self._tried, self._awaited = not obs.skipped, 0.0
         own = next((arm for arm in obs.arms if arm.factor == 1.0), None)
         lower = [arm for arm in obs.arms if arm.factor < 1.0]
         if own is None or not lower or obs.ratio < self.ratio:
@@ -141,10 +151,15 @@ class LearningRateTooHigh(Check):
         fallen = self._loss < self._first - self.fall * abs(self._first)
         few = len(beyond) < self.patience or sum(beyond) < self.overshoot * len(beyond)
         if self._tried or fallen or few:
+            self._held.clear()
             return
         for group, ratios in worst.items():
             # Not the last ones: a step that kills the units is the last large one.
-            if ratios.median >= self.untried:
+            if ratios.median < self.untried:
+                continue
+            if self._awaited and obs.step <= self._awaited:
+                self._held[group] += 1  # a trial has the last word
+            else:
                 yield self._overshoots(obs, group, ratios, beyond)
 
     def _overshoots(
@@ -160,6 +175,7 @@ class LearningRateTooHigh(Check):
             obs,
             message,
             where=group,
+            patience=max(1, self.patience - self._held[group]),
             lr=ratios.lr,
             ratio=ratios.median,
             overshoot=sum(beyond) / len(beyond),

@@ -4,6 +4,7 @@ import pytest
 
 from lightning_debug.checks.parameters.learning_rate_too_high import LearningRateTooHigh
 from lightning_debug.finding import Severity
+from lightning_debug.observation import Plan
 from tests.build_rates import answer, trial
 from tests.build_updates import losses, ratios, told
 
@@ -57,9 +58,9 @@ def test_silent_after_a_trial(observation):
     assert told(LearningRateTooHigh(), observation) == []
 
 
-def untried(loss=2.4, answers=(0.5,) * 8, ratio=0.3, first=()):
+def untried(loss=2.4, answers=(0.5,) * 8, ratio=0.3, first=(), step=60):
     steps = [answer(end) for end in answers]
-    return [*first, losses(2.3), losses(loss), *steps, ratios(ratio, lr=0.1)]
+    return [*first, losses(2.3), losses(loss), *steps, ratios(ratio, lr=0.1, step=step)]
 
 
 def test_without_a_trial_it_takes_large_updates_that_overshoot_and_a_loss_that_stays():
@@ -80,7 +81,25 @@ def test_without_a_trial_it_takes_large_updates_that_overshoot_and_a_loss_that_s
         pytest.param(untried(ratio=0.05), id="usual updates"),
         pytest.param(untried(first=[trial({1.0: 2.2, 0.1: 2.2})]), id="a trial told otherwise"),
         pytest.param(untried(answers=(math.nan,) * 8), id="not finite"),
+        pytest.param(untried(first=[Plan(trials=True)], step=40), id="a trial may come"),
     ],
 )
 def test_silent_without_a_trial(observations):
     assert told(LearningRateTooHigh(), *observations) == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param([], id="half of a short run is over"),
+        pytest.param([trial({}, skipped="there are several optimizers")], id="none can be made"),
+    ],
+)
+def test_what_was_seen_while_a_trial_might_come_counts(last):
+    check, step = LearningRateTooHigh(), 40 if last else 60
+    planned = Plan(trials=True, updates=100)
+    assert told(check, *untried(first=[planned], step=30)) == []
+    for _ in range(4):
+        assert told(check, ratios(0.3, lr=0.1, step=32)) == []
+    [finding] = told(check, *last, ratios(0.3, lr=0.1, step=step))
+    assert finding.patience == check.patience - 5
