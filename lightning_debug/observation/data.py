@@ -14,7 +14,8 @@ class Loader:
     """What the training loader says about itself; nothing of it was iterated.
 
     Attributes:
-        known: Whether it is one DataLoader over a map-style dataset; the rest needs that.
+        known: Whether it is one DataLoader over a map-style dataset; most of the rest needs that.
+        iterable: Whether it is one DataLoader over an iterable dataset.
         batches, samples: Number of them in an epoch; 0 where it does not tell.
         batch_size: Samples that it collates; 0 where the dataset gives whole batches.
         order: ``"sequential"``, ``"random"``, or ``"own"`` for a sampler that torch does not have.
@@ -26,6 +27,7 @@ class Loader:
     """
 
     known: bool = False
+    iterable: bool = False
     batches: int = 0
     samples: int = 0
     batch_size: int = 0

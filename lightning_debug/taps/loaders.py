@@ -33,7 +33,12 @@ def describe(training: Any, validation: Any, *, overfit: bool = False) -> Loader
     if loader is None:
         return Loader(overfit=overfit)
     if isinstance(loader.dataset, IterableDataset):
-        return Loader(overfit=overfit, shares=_knows_of_others(loader.dataset))
+        return Loader(
+            iterable=True,
+            workers=loader.num_workers,
+            overfit=overfit,
+            shares=_knows_of_others(loader.dataset),
+        )
     other = _single(validation)
     return Loader(
         known=True,

@@ -1,12 +1,14 @@
 """Workers with the same random numbers, and the same programs with their own."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from tests.runs import Program, alarms, digits, fit, names, places
+from tests.runs import Program, alarms, digits, fit, names, places, sequences
 
 X, Y = digits().dataset.tensors
 
@@ -75,3 +77,50 @@ def test_workers(net, dataset, bug, fix):
     assert "duplicate-augmentation" in names(found)
     assert places(found, "duplicate-augmentation") == {"train_dataloader"}
     assert alarms(fixed) == []
+
+
+class Lines(IterableDataset):
+    """Token ids with their class, as lines of a file would come."""
+
+    def __init__(self, split):
+        self.ids, self.labels = sequences(n=1024).dataset.tensors
+        self.split = split
+
+    def __iter__(self):
+        info = get_worker_info()
+        order = torch.randperm(1024, generator=torch.Generator().manual_seed(0))
+        mine = itertools.islice(order, info.id, None, info.num_workers) if self.split else order
+        for index in mine:
+            yield self.ids[index], self.labels[index]
+
+
+class Chunks(Lines):
+    """The same in whole batches."""
+
+    def __iter__(self):
+        samples = super().__iter__()
+        while chunk := list(itertools.islice(samples, 32)):
+            ids, labels = zip(*chunk, strict=True)
+            yield torch.stack(ids), torch.stack(labels)
+
+
+class BagOfWords(Program):
+    """The mean of embeddings, and a classifier."""
+
+    def __init__(self):
+        super().__init__(nn.EmbeddingBag(20, 32))
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.head(self.net(x))
+
+
+@pytest.mark.parametrize(("dataset", "batch_size"), [(Lines, 32), (Chunks, None)])
+def test_stream_that_is_not_split(dataset, batch_size):
+    def data(split):
+        return DataLoader(dataset(split), batch_size=batch_size, num_workers=2)
+
+    found = fit(BagOfWords, data(split=False), epochs=1)
+    assert names(found) == {"duplicate-augmentation"}
+    assert places(found, "duplicate-augmentation") == {"train_dataloader"}
+    assert alarms(fit(BagOfWords, data(split=True), epochs=1)) == []

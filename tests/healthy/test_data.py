@@ -19,6 +19,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    get_worker_info,
     random_split,
 )
 
@@ -769,6 +770,82 @@ class Noisy(Dataset):
 def test_workers_with_their_own_noise():
     data = DataLoader(Noisy(), batch_size=32, shuffle=True, num_workers=2)
     assert alarms(fit(lambda: Program(mlp()), data, epochs=1)) == []
+
+
+class Endless(IterableDataset):
+    """Each worker draws from all the data, in an order of its own."""
+
+    def __iter__(self):
+        x, y = pixels()
+        for _ in range(640):
+            index = int(torch.randint(len(x), ()))
+            yield x[index], y[index]
+
+
+class Shards(IterableDataset):
+    """Each worker has every second window of a slow series: two at a time are all but equal."""
+
+    def __iter__(self):
+        info = get_worker_info()
+        series = torch.cumsum(torch.randn(1300, generator=torch.Generator().manual_seed(0)), 0)
+        windows = (series - series.mean()) / series.std()
+        for start in range(info.id, 1200, info.num_workers):
+            window = windows[start : start + 65]
+            yield window[:64], window[64:]
+
+
+class Repeated(IterableDataset):
+    """The same few samples in each worker, again and again: for a first try, or a benchmark."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        x, y = pixels()
+        for index in range(640):
+            yield x[index % self.samples], y[index % self.samples]
+
+
+class Twice(Sampler):
+    """Each batch twice: the step draws two masks for it."""
+
+    def __iter__(self):
+        for rows in torch.randperm(640).view(20, 32):
+            yield from [rows.tolist()] * 2
+
+    def __len__(self):
+        return 40
+
+
+class Blanked(Program):
+    """Blanks half of the pixels, others each time."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.loss(self(x * (torch.rand_like(x) < 0.5)), y)
+
+
+@pytest.mark.parametrize(
+    ("module", "data"),
+    [
+        pytest.param(Program, lambda: DataLoader(Endless(), 32, num_workers=2), id="endless"),
+        pytest.param(
+            Program, lambda: DataLoader(Repeated(32), 32, num_workers=2), id="one batch of data"
+        ),
+        pytest.param(
+            Blanked,
+            lambda: DataLoader(TensorDataset(*pixels()), batch_sampler=Twice(), num_workers=2),
+            id="each batch twice",
+        ),
+    ],
+)
+def test_workers_with_the_same_samples_on_purpose(module, data):
+    assert alarms(fit(lambda: module(mlp()), data(), epochs=1)) == []
+
+
+def test_workers_with_parts_of_a_series():
+    data = DataLoader(Shards(), batch_size=32, num_workers=2)
+    assert alarms(fit(lambda: Program(mlp(outputs=1), F.mse_loss), data, epochs=1)) == []
 
 
 class Nodes(Program):

@@ -1,4 +1,4 @@
-"""Workers that draw the same random numbers."""
+"""Workers that draw the same random numbers, or give the same samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding
-from lightning_debug.observation import Batch, Comparison, Loader, RunStart
+from lightning_debug.observation import Batch, BatchTensor, Comparison, Loader, RunStart
+
+SPLIT = (
+    "Give each worker its part in the dataset's __iter__: info = get_worker_info(), then"
+    " itertools.islice(samples, info.id, None, info.num_workers)."
+)
+Prints = dict[str, tuple[tuple[float, float], ...]]
 
 
 @dataclass
@@ -38,25 +44,48 @@ class _Sum:
         return self.excess / math.sqrt(self.variance) if self.variance > 0.0 else 0.0
 
 
+@dataclass
+class _Copies:
+    """How many pairs of batches are the same, of one round of the workers and of different ones."""
+
+    pairs: int = 0
+    same: int = 0
+    rounds: int = 0
+    repeats: int = 0
+
+    def add(self, *, one_round: bool, same: bool) -> None:
+        """Count a pair of batches."""
+        if one_round:
+            self.pairs += 1
+            self.same += same
+        else:
+            self.rounds += 1
+            self.repeats += same
+
+
 @dataclass(kw_only=True)
 class DuplicateAugmentation(Check):
-    """The workers of the loader draw the same random numbers, so their batches share their noise.
+    """The workers of the loader draw the same random numbers, or all give the same samples.
 
     Why: a generator that the dataset owns is copied into every worker with its state. The
     augmentations of consecutive batches are then the same, and there is much less variety than
-    there seems to be.
+    there seems to be. An iterable dataset is copied as well: each worker goes through all of it,
+    unless it is split, and training takes each batch as often as there are workers.
 
     Silent when: there is one worker or none; samples at one position are also alike where they
     come from different rounds of the workers, or have the same target (periodic data, balanced
-    samplers); the random part is too small, or too tied to the content, to show.
+    samplers); the random part is too small, or too tied to the content, to show. Of an iterable
+    dataset only batches that are the same in every value count, labels and all: two parts of a
+    series are alike. A sampler that repeats batches of other datasets means to.
 
-    Source: https://github.com/pytorch/pytorch/issues/5059
+    Source: https://github.com/pytorch/pytorch/issues/5059,
+    https://pytorch.org/docs/stable/data.html#torch.utils.data.IterableDataset
 
     Args:
         excess: How much higher the correlation of samples at the same position in batches of one
             round of workers has to be than that of other samples.
         deviations: The same in standard errors.
-        batches: Fewest pairs of consecutive batches of one round.
+        batches: Fewest pairs of batches of one round.
         across: Largest share of that between batches of different rounds.
     """
 
@@ -74,6 +103,8 @@ class DuplicateAugmentation(Check):
     _within: _Sum = field(default_factory=_Sum, init=False, repr=False)
     _across: _Sum = field(default_factory=_Sum, init=False, repr=False)
     _labels: _Sum = field(default_factory=_Sum, init=False, repr=False)
+    _copies: _Copies = field(default_factory=_Copies, init=False, repr=False)
+    _before: tuple[tuple[int, int], Prints] = field(default=((-1, -1), {}), init=False, repr=False)
 
     def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
         """Remember how many workers there are."""
@@ -82,6 +113,36 @@ class DuplicateAugmentation(Check):
 
     def on_batch(self, obs: Batch) -> Iterator[Finding]:
         """Compare batches that different workers made at the same time."""
+        yield from self._judge_copies(obs) if self._loader.iterable else self._judge_noise(obs)
+
+    def _judge_copies(self, obs: Batch) -> Iterator[Finding]:
+        """Compare a batch with the last one, value by value."""
+        workers = self._loader.workers
+        if workers < 2 or self._loader.overfit or not any(map(_is_sample, obs.tensors)):
+            return
+        turn, prints = (obs.epoch, obs.index // workers), {t.path: t.prints for t in obs.tensors}
+        (last, before), self._before = self._before, (turn, prints)
+        copies = self._copies
+        if before:
+            copies.add(one_round=turn == last, same=prints == before)
+        several = copies.pairs >= self.batches and copies.rounds >= 2
+        if several and copies.same == copies.pairs and not copies.repeats:
+            message = (
+                f"All {copies.pairs} pairs of batches that the {workers} workers made at the"
+                " same time are the same, sample for sample, and those of different times are not:"
+                " each worker goes through all the data."
+            )
+            yield self.finding(
+                obs,
+                message,
+                where="train_dataloader",
+                fix=SPLIT,
+                pairs=copies.pairs,
+                workers=workers,
+            )
+
+    def _judge_noise(self, obs: Batch) -> Iterator[Finding]:
+        """Compare the samples at one position in two batches."""
         found, workers = obs.workers, self._loader.workers
         if found is None or workers < 2 or not math.isfinite(found.alike):
             return
@@ -104,3 +165,8 @@ class DuplicateAugmentation(Check):
             yield self.finding(
                 obs, message, where="train_dataloader", correlation=within.mean, workers=workers
             )
+
+
+def _is_sample(tensor: BatchTensor) -> bool:
+    """Tell whether a tensor of the batch is what the model sees; one number may be a dummy."""
+    return tensor.input and tensor.features > 1

@@ -2,7 +2,7 @@ import pytest
 
 from lightning_debug.checks.data.duplicate_augmentation import DuplicateAugmentation
 from lightning_debug.observation import Comparison
-from tests.build_data import batch, start
+from tests.build_data import batch, inputs, prints, start, targets
 
 
 def alike(value, labels=False):
@@ -48,3 +48,53 @@ def test_fires():
 )
 def test_silent(settings):
     assert not judge(**settings)
+
+
+def stream(workers=2, looks=7, number=lambda index, workers: index // workers, **changes):
+    """Judge looks at batches that are the same where they have one number."""
+    check = DuplicateAugmentation()
+    loader = {"known": False, "iterable": True, "workers": workers} | changes
+    list(check.on_run_start(start(**loader)))
+    found = []
+    for index in range(looks):
+        first = prints(32, 32 * number(index, workers))
+        obs = batch(inputs(prints=first), targets(prints=first), step=index)
+        found = list(check.on_batch(obs))
+    return found
+
+
+def test_fires_on_a_stream_that_is_not_split():
+    (finding,) = stream()
+    assert finding.message == (
+        "All 3 pairs of batches that the 2 workers made at the same time are the same,"
+        " sample for sample, and those of different times are not: each worker goes through all"
+        " the data."
+    )
+    assert "get_worker_info" in finding.fix
+    assert stream(workers=8, looks=18)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"number": lambda index, workers: index}, id="split"),
+        pytest.param({"number": lambda index, workers: 0}, id="constant"),
+        pytest.param(
+            {"number": lambda index, workers: index // workers if index < 6 else index}, id="once"
+        ),
+        pytest.param({"workers": 1}, id="one worker"),
+        pytest.param({"looks": 5}, id="few batches"),
+        pytest.param({"overfit": True}, id="overfitting"),
+        pytest.param({"known": True, "iterable": False}, id="a sampler that repeats batches"),
+    ],
+)
+def test_silent_on_streams(settings):
+    assert not stream(**{"looks": 8} | settings)
+
+
+def test_silent_on_dummies():
+    check = DuplicateAugmentation()
+    list(check.on_run_start(start(known=False, iterable=True, workers=2)))
+    for index in range(10):
+        dummy = inputs(features=1, prints=prints(32, index // 2))
+        assert not list(check.on_batch(batch(dummy, step=index)))
