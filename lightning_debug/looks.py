@@ -304,7 +304,8 @@ class Looks:
         self._losses.begin(look.ledger, batch, replay=fresh)
         self._nonlinear.begin(look.ledger)
         self._muted.begin(look.ledger)
-        self._terms.begin(look.ledger, wanted=wants(LossTerms))
+        automatic = getattr(self._model, "automatic_optimization", True)
+        self._terms.begin(look.ledger, wanted=wants(LossTerms), batch=batch if automatic else None)
         self._dropped.begin(look.ledger, wanted=flows)
         if works("the tap on the batch"):
             with self._contain("the tap on the batch"):

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
+from torch.nn import Parameter
 
 MOST_NODES = 20_000
 
@@ -42,6 +44,27 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
             if after is not None and after not in seen:
                 seen.add(after)
                 todo.append(after)
+
+
+def only_inputs(start: Node) -> list[Tensor]:
+    """Return the leaves behind a node, if no parameter is among them; bounded.
+
+    A function of the user's own, such as a checkpoint, may hide parameters: then there are none.
+    """
+    found: list[Tensor] = []
+    seen, todo = {start}, [start]
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        hides = issubclass(type(node), BackwardCFunction) or "Cpp" in node.name()
+        if hides or isinstance(leaf, Parameter) or len(seen) > MOST_NODES:
+            return []
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        new = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= new
+        todo += new
+    return found
 
 
 SUMMARIES = ("Mean", "Sum")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_debug.observation import LossTerm
 from lightning_debug.taps.functions import Listener
-from lightning_debug.taps.graph import is_size_of_activations, nearby
+from lightning_debug.taps.graph import is_size_of_activations, nearby, only_inputs
 from lightning_debug.taps.lines import user_line
 from lightning_debug.taps.statistics import bare, dense, norm, tensors_in
 from lightning_debug.taps.trace import PLAIN, Mark, Trace
@@ -68,7 +69,11 @@ class _Term:
 
 @dataclass(eq=False, slots=True)
 class _Draft:
-    """What is known of a summand; several penalties on weights are one."""
+    """What is known of a summand; several penalties on weights are one.
+
+    Attributes:
+        inputs: All that its gradient goes to, where that is no parameter.
+    """
 
     name: str
     total: int
@@ -82,8 +87,10 @@ class _Draft:
     line: str = ""
     call: int = -1
     scaled: bool = False
+    modelled: bool = False
     nodes: list[Node] = field(default_factory=list)
     squares: list[Entry] = field(default_factory=list)
+    inputs: list[weakref.ref[Tensor]] = field(default_factory=list)
 
 
 class TermTap(Listener):
@@ -108,11 +115,22 @@ class TermTap(Listener):
         self._handles: list[RemovableHandle] = []
         self._totals = 0
         self._on = False
+        self._batch: dict[int, weakref.ref[Tensor]] | None = None
 
-    def begin(self, ledger: Ledger, *, wanted: bool) -> None:
-        """Start a look."""
+    def begin(self, ledger: Ledger, *, wanted: bool, batch: Any = None) -> None:
+        """Start a look.
+
+        Args:
+            ledger: Takes the numbers.
+            wanted: Whether somebody asks for them.
+            batch: The batch, if only the optimizers of the model use gradients; None where the
+                step itself may, as in manual optimization.
+        """
         self._ledger = ledger
         self._on = wanted
+        self._batch = None
+        if batch is not None:
+            self._batch = {id(tensor): weakref.ref(tensor) for tensor in tensors_in(batch)}
         self._drafts, self._totals, self._read = [], 0, False
 
     def end(self) -> None:
@@ -124,6 +142,13 @@ class TermTap(Listener):
         self._lists.clear()
         for draft in self._drafts:
             draft.nodes.clear()
+            if draft.inputs and all(map(self._is_spent, draft.inputs)):
+                draft.trained, draft.cut = False, "input"
+
+    def _is_spent(self, reference: weakref.ref[Tensor]) -> bool:
+        """Tell whether nobody keeps a tensor after the step, and so none trains it."""
+        tensor = reference()
+        return tensor is None or (self._batch or {}).get(id(tensor), lambda: None)() is tensor
 
     def after(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
@@ -175,6 +200,8 @@ class TermTap(Listener):
             elif draft is not None:
                 drafts.append(draft)
                 penalty = draft if draft.penalty else penalty
+        if self._batch is not None and len(drafts) > 1:
+            self._find_inputs([draft for draft in drafts if draft.nodes])
         self._follow([draft for draft in drafts if draft.nodes])
         self._drafts += drafts
         self._totals += 1
@@ -274,12 +301,21 @@ class TermTap(Listener):
             line=source.line,
             call=_call(scalar.node, calls),
             scaled=bool(term.factors),
+            modelled=scalar.modelled and not penalty,
             nodes=[scalar.node] if scalar.node else [],
         )
 
     def _number(self, value: Entry, weight: float) -> _Draft:
         """Return the draft of a number that may have been read out of a tensor."""
         return _Draft("a number", self._totals, weight, [value], False, "item", self._read_at)
+
+    def _find_inputs(self, drafts: Sequence[_Draft]) -> None:
+        """Note which summands train no parameter, though others do."""
+        found = [only_inputs(draft.nodes[0]) for draft in drafts]
+        for draft, leaves in zip(drafts, found, strict=True):
+            listened = any(map(_listened, leaves))
+            if draft.modelled and not listened and not all(found):
+                draft.inputs = [weakref.ref(leaf) for leaf in leaves]
 
     def _follow(self, drafts: Sequence[_Draft]) -> None:
         """Listen to the gradients where the ways of several summands meet."""
@@ -398,6 +434,12 @@ def _reach(starts: Sequence[Node], bit: int, reached: dict[Node, int]) -> None:
             if after is not None and not reached.get(after, 0) & bit:
                 reached[after] = reached.get(after, 0) | bit
                 todo.append(after)
+
+
+def _listened(leaf: Tensor) -> bool:
+    """Tell whether a hook that is not ours takes the gradient of a tensor."""
+    hooks = (leaf._backward_hooks or {}).values()
+    return any(not str(hook.__module__).startswith(__name__.split(".")[0]) for hook in hooks)
 
 
 def _call(node: Node | None, calls: Mapping[Node, int]) -> int:

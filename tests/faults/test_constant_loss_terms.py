@@ -91,9 +91,35 @@ class Smooth(Program):
         return loss + change * 10.0
 
 
+class Steep(Program):
+    """A classifier whose scores should change little with the pixels: a penalty on the slope."""
+
+    def __init__(self, graph, points):
+        super().__init__(nn.Sequential(nn.Linear(64, 64), nn.Softplus(), nn.Linear(64, 10)))
+        self.graph = graph
+        self.points = points
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        near = x.requires_grad_() if self.points == "batch" else self.drawn(x)
+        scores = self.net(near).logsumexp(1).sum()
+        (slope,) = torch.autograd.grad(scores, near, create_graph=self.graph)
+        change = (slope * (near - near.mean())).sum(1)  # along a change of contrast
+        return F.cross_entropy(self.net(x), y) + change.square().mean()
+
+    def drawn(self, x):
+        return (x + 0.1 * torch.randn_like(x)).requires_grad_()
+
+
 @pytest.mark.parametrize(
     ("bug", "fix", "data"),
     [
+        pytest.param(
+            lambda: Steep(False, "batch"), lambda: Steep(True, "batch"), digits, id="inputs"
+        ),
+        pytest.param(
+            lambda: Steep(False, "drawn"), lambda: Steep(True, "drawn"), digits, id="drawn points"
+        ),
         pytest.param(lambda: Sparse("item"), lambda: Sparse(""), digits, id="item"),
         pytest.param(lambda: Sparse("tensor"), lambda: Sparse(""), digits, id="tensor of an item"),
         pytest.param(lambda: Sparse("float"), lambda: Sparse(""), digits, id="float"),

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.runs import Program, alarms, digits, fit, regression
 
@@ -203,6 +205,114 @@ class Warmed(Program):
         kl = -0.5 * (1 + log_variance - mean.pow(2) - log_variance.exp()).sum(1).mean()
         beta = min(1.0, self.global_step / 40) if self.beta is None else self.beta
         return pixels + beta * kl
+
+
+def frozen(*sizes):
+    net = nn.Sequential(nn.Linear(sizes[0], 32), nn.Tanh(), nn.Linear(32, sizes[-1]))
+    return net.requires_grad_(False)
+
+
+class Codes(Program):
+    """An auto-decoder: codes of the samples lie outside the model, and a fixed prior rates them."""
+
+    def __init__(self, by_hand):
+        super().__init__(mlp(8, 64, 64))
+        self.prior = frozen(8, 1)
+        self.codes = (0.1 * torch.randn(1024, 8)).requires_grad_()
+        self.by_hand = by_hand
+
+    def training_step(self, batch, batch_idx):
+        x, rows = batch
+        codes = self.codes[rows]
+        return F.mse_loss(self.net(codes), x) + 0.01 * F.softplus(self.prior(codes)).mean()
+
+    def on_after_backward(self):
+        if self.by_hand:
+            with torch.no_grad():
+                self.codes -= 0.1 * self.codes.grad
+            self.codes.grad = None
+
+    def configure_optimizers(self):
+        outside = [] if self.by_hand else [self.codes]
+        return torch.optim.Adam([*self.net.parameters(), *outside], lr=1e-3)
+
+
+class Perturbed(Program):
+    """Trained on a change of the inputs that a fixed critic of changes holds back, step by step."""
+
+    def __init__(self):
+        super().__init__(mlp(64, 64, 10))
+        self.critic = frozen(64, 1)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        optimizer = self.optimizers()
+        change = torch.zeros_like(x).requires_grad_()
+        for _ in range(2):
+            optimizer.zero_grad()
+            held_back = self.critic(x + change).square().mean()
+            self.manual_backward(F.cross_entropy(self.net(x + change), y) + held_back)
+            with torch.no_grad():
+                change += 0.01 * change.grad.sign()
+            change.grad = None
+            optimizer.step()
+
+
+class Attacked(Program):
+    """Trained on inputs that were moved along the gradient of the loss."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x.requires_grad_()
+        clean = self.loss(self.net(x), y)
+        (slope,) = torch.autograd.grad(clean, x, retain_graph=True)
+        return clean + self.loss(self.net(x + 0.01 * slope.sign()), y)
+
+
+class Checkpointed(Program):
+    """An auxiliary head whose activations are made again in backward; it wants inputs with one."""
+
+    def __init__(self):
+        super().__init__(mlp(64, 64, 10))
+        self.side = mlp(64, 32, 10)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x.requires_grad_()
+        side = checkpoint(self.side, x, use_reentrant=True)
+        return self.loss(self.net(x), y) + 0.3 * self.loss(side, y)
+
+
+class WithPrior(Program):
+    """A density of the data with their fixed share of the bound, and a slope that is penalised."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x.requires_grad_()
+        loss = self.loss(self.net(x), y)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return loss + slope.square().sum() + 0.5 * (0.1 * x).square().sum(1).mean()
+
+
+def numbered():
+    x, _ = digits().dataset.tensors
+    return DataLoader(TensorDataset(x, torch.arange(len(x))), batch_size=32, shuffle=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "data"),
+    [
+        pytest.param(lambda: Codes(by_hand=False), numbered, id="codes of the optimizer's own"),
+        pytest.param(lambda: Codes(by_hand=True), numbered, id="codes that a hook moves"),
+        pytest.param(Perturbed, digits, id="inputs that are optimised"),
+        pytest.param(lambda: Attacked(mlp(64, 64, 10)), digits, id="adversarial inputs"),
+        pytest.param(Checkpointed, digits, id="reentrant checkpoint"),
+        pytest.param(lambda: WithPrior(mlp(64, 64, 10)), digits, id="constant of the data"),
+    ],
+)
+def test_gradients_that_go_to_inputs(module, data):
+    assert alarms(fit(module, data())) == []
 
 
 SUMS = [Several, Uncertainty, OneByOne, Balanced, Matched, Small, Offsets, Annealed, ValueOfAnother]

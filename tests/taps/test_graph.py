@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from lightning_debug.taps.graph import is_size_of_activations
+from lightning_debug.taps.graph import is_size_of_activations, only_inputs
 
 X = torch.randn(4, 8)
 LAYER = nn.Linear(8, 8)
@@ -45,3 +46,24 @@ def test_a_gradient_is_no_activation():
     x = X.clone().requires_grad_()
     (slope,) = torch.autograd.grad(LAYER(x).tanh().sum(), x, create_graph=True)
     assert not is_size_of_activations(slope.square().sum(1).mean().grad_fn)
+
+
+def test_only_inputs():
+    x = X.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(LAYER(x).tanh().sum(), x)
+    (leaf,) = only_inputs((slope * x.sin()).square().mean().grad_fn)
+    assert leaf is x
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        pytest.param(lambda x: LAYER(x).sum(), id="weights"),
+        pytest.param(lambda x: (LAYER(X).sum() * x).sum(), id="weights beside it"),
+        pytest.param(
+            lambda x: checkpoint(LAYER, x, use_reentrant=True).sum(), id="hidden in a checkpoint"
+        ),
+    ],
+)
+def test_parameters_behind(term):
+    assert only_inputs(term(X.clone().requires_grad_()).grad_fn) == []

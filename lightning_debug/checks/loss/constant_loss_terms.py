@@ -39,7 +39,8 @@ class ConstantLossTerms(Check):
     Silent when: the value is only logged; it is zero (a sum that starts at 0, a term that is
     switched off); it is a fixed number or one that only rises or falls (an offset, a schedule);
     it comes from the weights of frozen layers; another summand takes it away again (a
-    straight-through estimate); it has a gradient at some looks.
+    straight-through estimate); it has a gradient at some looks; its gradient goes to a tensor that
+    somebody keeps (latent codes, an image), or the step may use it itself (manual optimization).
 
     Args:
         patience: Looks in a row.
@@ -93,6 +94,12 @@ def _explain(term: LossTerm) -> tuple[str, str]:
         return (
             "it was computed under torch.no_grad()",
             "Compute it outside of torch.no_grad(), from the output of the layers that you train.",
+        )
+    if term.cut == "input":
+        return (
+            "its gradient goes to an input of the model only, and reaches no parameter",
+            "Take a derivative that is part of the loss with torch.autograd.grad(u.sum(), x,"
+            " create_graph=True); leave out .detach() on the way to this term.",
         )
     if term.cut == "frozen":
         return (

@@ -33,6 +33,7 @@ def test_fires():
         ("__get__", "cut by .detach() or .data", "Leave out .detach()"),
         ("no_grad", "under torch.no_grad()", "outside of torch.no_grad()"),
         ("frozen", "layers that are not trained", "(the student, not the teacher)"),
+        ("input", "goes to an input of the model only", "create_graph=True"),
         ("round", "round has no gradient", "in place of round"),
     ],
 )
