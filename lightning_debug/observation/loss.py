@@ -48,6 +48,7 @@ class Targets:
         distributions: Share of rows that are probabilities: none negative, sum 1.
         several: Share of rows whose sum is above 1.5, as where several classes are true.
         beyond: Share of values that the maker of the prediction cannot give.
+        cost: The squared error that this leaves at best, over the variance of the values.
         made: Whether the model made it.
         ids: Whether it is an integer tensor of the batch, cast to float.
         per_sample: Whether there is one for each sample of the batch.
@@ -67,6 +68,7 @@ class Targets:
     distributions: float = float("nan")
     several: float = float("nan")
     beyond: float = float("nan")
+    cost: float = 1.0
     made: bool = False
     ids: bool = False
     per_sample: bool = False

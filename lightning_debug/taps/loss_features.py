@@ -127,7 +127,7 @@ class Features:
             normaliser=normaliser,
         )
         low, high, mean, std = _numbers(self.moments[1], 4)
-        whole, distinct, distributions, several, beyond, ids = _numbers(self.values, 6)
+        whole, distinct, distributions, several, beyond, cost, ids = _numbers(self.values, 7)
         clusters, order = _numbers(self.order, 2)
         target = replace(
             self.target,
@@ -142,6 +142,7 @@ class Features:
             distributions=distributions,
             several=several,
             beyond=beyond,
+            cost=cost,
             ids=ids == 1.0,
         )
         return self.known | {
@@ -221,7 +222,7 @@ def _targets(values: Tensor, made_by: str, batch: BatchShape) -> Tensor:
     some = sample(values, DISTINCT_SAMPLE).to(torch.float32)
     ordered = some.sort().values
     nothing = some.new_full((), math.nan)
-    distributions = several = beyond = nothing
+    distributions = several = beyond = cost = nothing
     if values.is_floating_point() and values.ndim > 1:
         rows = _class_rows(values)
         sums = rows.sum(dim=1)
@@ -231,6 +232,7 @@ def _targets(values: Tensor, made_by: str, batch: BatchShape) -> Tensor:
         low, high = RANGES[made_by]
         slack = SLACK * some.std(correction=0)
         beyond = _share((some < low - slack) | (some > high + slack))
+        cost = (some - some.clamp(low, high)).square().mean() / some.var(correction=0)
     return torch.stack(
         [
             _share(some == some.round()),
@@ -238,6 +240,7 @@ def _targets(values: Tensor, made_by: str, batch: BatchShape) -> Tensor:
             distributions,
             several,
             beyond,
+            cost,
             _ids(values, batch),
         ]
     )

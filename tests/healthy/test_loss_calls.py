@@ -271,6 +271,14 @@ class Autoregressive(Program):
         ),
         pytest.param(
             lambda: Program(
+                mlp(nn.Sigmoid(), inputs=8, outputs=1),
+                lambda p, y: F.mse_loss(p, 0.5 + 0.4 * y.sign() + 0.12 * torch.randn_like(y)),
+                ADAM,
+            ),
+            id="sigmoid and noise at both ends",
+        ),
+        pytest.param(
+            lambda: Program(
                 mlp(nn.Tanh(), inputs=8, outputs=1), lambda p, y: F.mse_loss(p, y.clamp(-1, 1))
             ),
             id="tanh for clipped actions",

@@ -33,11 +33,14 @@ class LossTaskMismatch(Check):
     target in thousands. The loss then stops high, or falls without the task being learned.
 
     Silent when: targets are one-hot or soft, counts, ratings or ages under a regression; a few
-    targets lie outside; targets are made by the model; predictions grow towards their targets.
+    targets lie outside, or many by little (noise); targets are made by the model; predictions grow
+    towards their targets.
 
     Args:
         outside: Distance of targets from the range of 0 to 1 that noise on labels explains.
         beyond: Smallest share of targets that the last activation cannot give.
+        cost: Smallest share of their variance that is lost with that; noise on targets that lie
+            near the end of a range costs little.
         several: Smallest share of rows with several true classes.
         clusters: Smallest distance of inputs with different targets, over that of equal ones, for
             targets to be classes.
@@ -55,6 +58,7 @@ class LossTaskMismatch(Check):
 
     outside: float = 0.5
     beyond: float = 0.1
+    cost: float = 0.03
     several: float = 0.1
     clusters: float = 1.15
     order: float = 0.12
@@ -224,7 +228,7 @@ class LossTaskMismatch(Check):
         """An activation that has no such values."""
         maker, target = call.prediction.maker, call.target
         judged = call.kind == "regression" and maker in REACH and not target.made
-        if not judged or not target.beyond >= self.beyond:
+        if not judged or not target.beyond >= self.beyond or target.cost < self.cost:
             return None
         message = (
             f"{target.beyond:.0%} of the targets of {call.function} ({target.low:.4g} to"

@@ -110,6 +110,7 @@ def test_out_of_reach():
     assert "Take the sigmoid off" in finding.fix
     assert regression({"maker": "sigmoid"}, {"beyond": 0.05}) == []
     assert regression({"maker": "sigmoid"}, {"beyond": 0.6, "made": True}) == []
+    assert regression({"maker": "sigmoid"}, {"beyond": 0.2, "cost": 0.01}) == []
     assert regression({}, {}) == []
 
 
