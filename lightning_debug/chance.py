@@ -38,14 +38,28 @@ class Standing:
         return fmean(self.levels) if self.levels else math.nan
 
     @property
+    def value(self) -> float:
+        """Return the mean of its last values; nan where there are none."""
+        return fmean(self.values) if self.values else math.nan
+
+    @property
     def share(self) -> float:
         """Return the last values over the chance level; nan where that is not known."""
-        return fmean(self.values) / self.chance if self.values and self.chance > 0.0 else math.nan
+        return self.value / self.chance if self.chance > 0.0 else math.nan
 
     @property
     def learned(self) -> bool:
         """Tell whether the loss is better than chance, by a tenth."""
         return self.share < BETTER
+
+    @property
+    def coming(self) -> bool:
+        """Tell whether the loss still comes down to chance, as while biases are learned."""
+        values = list(self.values)
+        if not self.share > 1.0 / BETTER or len(values) < RECENT:
+            return False
+        half = len(values) // 2
+        return fmean(values[half:]) < BETTER * fmean(values[:half])
 
 
 @dataclass
@@ -82,6 +96,8 @@ def only_call(obs: LossCalls) -> LossCall | None:
 def chance(call: LossCall) -> float:
     """Return the loss of the best constant prediction; nan where nothing tells.
 
+    Of several outputs, each may have a constant of its own if it has a bias of its own.
+
     It is estimated from the one batch of the call, of which the best constant knows the targets,
     so it is corrected for their number. Not known where the targets are made by the model, tell
     samples apart instead of classes (contrastive losses), are all of one class, or are noise that
@@ -97,7 +113,8 @@ def chance(call: LossCall) -> float:
         standard = abs(call.target_std - 1) < NOISE and abs(call.target_mean) < NOISE
         if count >= MANY and standard:
             return math.nan
-        return references["mean"] * (1 + 1 / max(1, count))
+        single = references["mean"] * (1 + 1 / max(1, count))
+        return min(single, references.get("bias", single))
     return references.get("zero", math.nan)
 
 

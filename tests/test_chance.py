@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_debug.chance import chance
+from lightning_debug.chance import Standing, chance
 from lightning_debug.observation import LossCall, Targets
 
 
@@ -24,6 +24,13 @@ def test_targets_are_too():
     regression = {"classes": 0, "references": {"mean": 1.0, "zero": 2.0}}
     assert chance(call(**regression)) == pytest.approx(1 + 1 / 32)
     assert chance(call(classes=0, references={"zero": 2.0})) == 2.0
+
+
+def test_each_output_with_a_bias_has_a_constant_of_its_own():
+    references = {"mean": 1.0, "zero": 2.0, "bias": 0.4}
+    assert chance(call(classes=0, references=references)) == 0.4
+    assert chance(call(classes=0, references=references | {"bias": 1.4})) < 1.1
+    assert chance(call(classes=0, references=references | {"bias": 0.0})) > 1.0
 
 
 @pytest.mark.parametrize(
@@ -48,3 +55,19 @@ def test_targets_are_too():
 )
 def test_not_known(changes):
     assert math.isnan(chance(call(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("values", "coming"),
+    [
+        ((9.0, 7.0, 5.0, 4.0, 3.0, 2.0), True),
+        ((1.9, 2.1, 2.0, 2.0, 2.1, 1.9), False),
+        ((1.4, 1.3, 1.2, 1.1, 1.0, 1.0), False),
+        ((5.0, 4.0, 3.0, 2.0), False),
+    ],
+)
+def test_a_loss_that_still_comes_down_to_chance(values, coming):
+    standing = Standing()
+    standing.levels.append(1.1)
+    standing.values.extend(values)
+    assert standing.coming is coming

@@ -129,7 +129,8 @@ class LossCall:
         value: Loss of the model's prediction.
         references: The same call on constant predictions, by what was predicted: ``"uniform"``
             (equal logits), ``"prior"`` (class shares of the batch), ``"zero"``, ``"mean"`` (of the
-            targets).
+            targets), ``"bias"`` (their mean for each output that has a bias of its own, as it does
+            on other samples).
         classes: Number of classes that the call reveals; 0 for a regression.
         prediction_rms: Root mean square of the prediction.
         target_mean, target_std: Of float targets, over the batch.

@@ -20,6 +20,14 @@ PASSES = frozenset(
     for name in ("Mm", "Bmm", "T", "Transpose", "Permute", "View", "UnsafeView", "Unsqueeze")
 )
 PASSED = 12
+# What leaves each number that a layer gave in its place, and lets its bias set the level of each.
+KEEPS = frozenset(
+    f"{name}Backward0"
+    for name in (
+        "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "ToCopy", "Clone", "Alias",
+        "Sigmoid", "Tanh", "Relu", "LeakyRelu", "Elu", "Softplus",
+    )
+)  # fmt: skip
 
 # The constant logit, log-probability or probability that says nothing, for each kind of loss.
 UNIFORM: dict[str, Callable[[Tensor], Tensor]] = {
@@ -80,6 +88,54 @@ def margin(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     error = torch.sqrt(((gaps - mean) ** 2 * present).sum()) / seen + 1e-12
     spread = ((rows**2 * weight[:, None]).sum() / (weight.sum().clamp_min(1.0) * classes)).sqrt()
     return mean / error, mean / (spread + 1e-12)
+
+
+def shared_axes(prediction: Tensor) -> tuple[int, ...]:
+    """Return the axes of a prediction along which the last bias gives the same; none if unknown.
+
+    A linear layer that makes a whole sample has a bias for each output, so only samples share it.
+    One that runs along a sequence has one for each feature, a convolution for each channel. What
+    differs from place to place is then more than a bias can give, though layers before may give
+    it: the constants that count are those that any such model can make.
+    """
+    node = prediction.grad_fn
+    for _ in range(PASSED):
+        if node is None or node.name() not in KEEPS:
+            break
+        node = node.next_functions[0][0]
+    if node is None or not prediction.ndim:
+        return ()
+    made, shape = _made(node), tuple(prediction.shape)
+    if node.name() == "ConvolutionBackward0":
+        biased = made == shape and shape[1] > 1 and _leaf(node.next_functions[2][0]) is not None
+        return (0, *range(2, len(shape))) if biased else ()
+    if not made or not _adds_a_row(node, made[-1]) or prediction.numel() != math.prod(made):
+        return ()
+    if shape[0] == math.prod(made[:-1]):
+        return (0,)
+    return tuple(range(len(shape) - 1)) if shape[-1] == made[-1] else ()
+
+
+def _adds_a_row(node: Node, width: int) -> bool:
+    """Tell whether a node adds a trained number to each of several columns, as a linear layer."""
+    if node.name() not in ("AddmmBackward0", "AddBackward0") or width < 2:
+        return False
+    leaves = [_leaf(before) for before, _ in node.next_functions]
+    return any(leaf is not None and leaf.shape == (width,) for leaf in leaves)
+
+
+def _made(node: Node) -> tuple[int, ...]:
+    """Return the shape of what a node of the graph made."""
+    metadata = getattr(node, "_input_metadata", ())
+    return tuple(int(size) for size in metadata[0].shape) if metadata else ()
+
+
+def _leaf(node: Node | None) -> Tensor | None:
+    """Return the trained tensor that a node stands for, in whatever format it is used."""
+    while node is not None and node.name() == "ToCopyBackward0":
+        node = node.next_functions[0][0]
+    leaf = getattr(node, "variable", None)
+    return leaf if isinstance(leaf, Tensor) else None
 
 
 def temperature(logits: Tensor) -> Tensor | None:

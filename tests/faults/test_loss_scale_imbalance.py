@@ -1,8 +1,12 @@
 """Loss terms that drown others, and the programs in which all are heard."""
 
+from functools import partial
+
 import pytest
-from torch import nn
+import torch
+from torch import nn, optim
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.runs import Program, alarms, digits, fit, names, places
 
@@ -58,18 +62,46 @@ class Recurrent(Program):
         return loss + F.nll_loss(self.classes(hidden).log_softmax(1), y)
 
 
+class Series(Program):
+    """A recurrent variational autoencoder; both of its terms are sums, or one a mean."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__(nn.GRU(1, 32, batch_first=True), optimizer=partial(optim.Adam, lr=3e-3))
+        self.code, self.decoder = nn.Linear(32, 8), nn.Sequential(nn.Linear(4, 64), nn.Tanh())
+        self.out = nn.Linear(64, 24)
+        self.reduction = reduction
+
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        mean, log = self.code(self.net(x[:, :, None])[0][:, -1]).chunk(2, 1)
+        made = self.out(self.decoder(mean + torch.randn_like(mean) * (log / 2.0).exp()))
+        divergence = -0.5 * (1.0 + log - mean**2 - log.exp()).sum()
+        return F.mse_loss(made, x, reduction=self.reduction) + divergence
+
+
+def days():
+    """Each day has the same course, and a wave of its own upon it."""
+    generator = torch.Generator().manual_seed(0)
+    hours, phase = torch.arange(24.0) / 24.0, torch.rand(768, 1, generator=generator)
+    course = 2.0 * torch.sin(6.28 * hours) + torch.sin(6.28 * (hours + phase))
+    return DataLoader(TensorDataset(course), batch_size=32, shuffle=True)
+
+
 @pytest.mark.parametrize(
-    ("bug", "fix", "data"),
+    ("bug", "fix", "data", "epochs"),
     [
-        pytest.param(lambda: TwoTasks(300.0), TwoTasks, digits, id="two tasks, raw targets"),
-        pytest.param(lambda: Conv("sum"), Conv, lambda: digits(flat=False), id="sum beside a mean"),
+        pytest.param(lambda: TwoTasks(300.0), TwoTasks, digits, 2, id="two tasks, raw targets"),
         pytest.param(
-            lambda: Recurrent(1e4), lambda: Recurrent(1.0), digits, id="a weight of 10000"
+            lambda: Conv("sum"), Conv, lambda: digits(flat=False), 2, id="sum beside a mean"
         ),
+        pytest.param(
+            lambda: Recurrent(1e4), lambda: Recurrent(1.0), digits, 2, id="a weight of 10000"
+        ),
+        pytest.param(Series, lambda: Series("sum"), days, 30, id="the mean of all series"),
     ],
 )
-def test_loss_scale_imbalance(bug, fix, data):
-    found, fixed = fit(bug, data()), fit(fix, data())
+def test_loss_scale_imbalance(bug, fix, data, epochs):
+    found, fixed = fit(bug, data(), epochs=epochs), fit(fix, data(), epochs=epochs)
     assert "loss-scale-imbalance" in names(found)
     assert any("loss" in place for place in places(found, "loss-scale-imbalance"))
     assert alarms(fixed) == []

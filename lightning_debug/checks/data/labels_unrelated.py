@@ -141,7 +141,9 @@ class LabelsUnrelated(Check):
         self._resumed = self._resumed or obs.resumed
         if self._call is not None:
             references = self._call.references.items()
-            chances = [v for k, v in references if k != "zero" and math.isfinite(v)]
+            # What one number for all outputs gives: unseen samples must do worse than that.
+            others = ("zero", "bias")
+            chances = [v for k, v in references if k not in others and math.isfinite(v)]
             if chances and self._call.target.per_sample:
                 self._references.append(min(chances))
         yield from ()

@@ -96,6 +96,7 @@ class LossNotDecreasing(Check):
         "target-broadcast",
         "constant-loss-terms",
         "regularization-dominates",
+        "loss-scale-imbalance",
     )
     fix = (
         "Train on one batch first, Trainer(overfit_batches=1): if that fails too, look for a"

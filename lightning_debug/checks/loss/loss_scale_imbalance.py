@@ -20,9 +20,10 @@ class LossScaleImbalance(Check):
     term whose gradient is a hundred times smaller than another's has no say in it: its task is
     not learned, whatever the sum of the losses does.
 
-    Silent when: the small term has learned something (below 0.9 of its chance level) or has no
-    chance level to compare with; the terms share no layers; gradients differ for a few steps
-    only. A term that was given a weight below ``small_weight`` is info: it is small on purpose.
+    Silent when: the small term has learned something (below 0.9 of its chance level), still comes
+    down to that level, or has none to compare with; the terms share no layers; gradients differ
+    for a few steps only. A term that was given a weight below ``small_weight`` is info: it is
+    small on purpose.
 
     Source: Chen et al., GradNorm (2018); Kendall et al., Multi-Task Learning Using Uncertainty to
     Weigh Losses (2018).
@@ -45,9 +46,9 @@ class LossScaleImbalance(Check):
     def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
         """Remember which losses have learned nothing yet."""
         self._at_chance = {
-            i: (obs.calls[i].value, standing.chance)
+            i: (standing.value, standing.chance)
             for i, standing in enumerate(self._chances.update(obs))
-            if math.isfinite(standing.chance) and not standing.learned
+            if math.isfinite(standing.chance) and not (standing.learned or standing.coming)
         }
         yield from ()
 
