@@ -139,6 +139,8 @@ class LossCall:
             training only where the labels enter the logits (margin losses).
         unscaled: The loss with a constant factor on the logits (temperature) taken out; nan
             where there is no such factor.
+        unused: Share of the errors that a mask leaves out of the loss, of a regression that gives
+            them one by one.
         kind: What it takes the prediction for: ``"logits"``, ``"binary-logits"``,
             ``"log-probabilities"``, ``"probabilities"``, ``"regression"`` or ``"other"``.
         reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``.
@@ -161,6 +163,7 @@ class LossCall:
     margin: float = 0.0
     margin_size: float = 0.0
     unscaled: float = float("nan")
+    unused: float = 0.0
     kind: str = "other"
     reduction: str = "mean"
     terms: int = 1

@@ -114,6 +114,7 @@ class _Found:
             target=target,
             value=value,
             node=self.out.grad_fn,
+            parts=self.out if self.out.numel() > 1 else None,
             again=None if bent else again,
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
 
 from lightning_debug.observation import LossCall, WholeLoss
 from lightning_debug.taps import loss_references
@@ -20,7 +21,7 @@ from lightning_debug.taps.loss_features import BatchShape, Features
 from lightning_debug.taps.loss_heard import Heard
 from lightning_debug.taps.loss_references import UNIFORM
 from lightning_debug.taps.replay import Replay, ReplayTap
-from lightning_debug.taps.statistics import dense, norm, tensors_in
+from lightning_debug.taps.statistics import ACTIVATION_SAMPLE, dense, norm, sample, tensors_in
 from lightning_debug.taps.trace import Frame, Trace, has_parameters
 from lightning_debug.taps.transfer import Entry, Ledger
 
@@ -72,6 +73,7 @@ class _Call:
     references: dict[str, Entry] = field(default_factory=dict)
     margin: tuple[Entry, Entry] = field(default_factory=lambda: (Entry(0.0), Entry(0.0)))
     unscaled: Entry = field(default_factory=lambda: Entry(math.nan))
+    unused: Entry = field(default_factory=lambda: Entry(0.0))
 
 
 class LossTap(Listener):
@@ -97,6 +99,7 @@ class LossTap(Listener):
         self._calls: list[_Call] = []
         self.nodes: dict[Node, int] = {}
         self.told: Callable[[Heard], None] | None = None
+        self._handles: list[RemovableHandle] = []
 
     def begin(self, ledger: Ledger, batch: Any, *, replay: bool) -> None:
         """Start a look at a batch.
@@ -115,6 +118,9 @@ class LossTap(Listener):
 
     def end(self) -> None:
         """Let go of the batch."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
         self._batch = BatchShape()
         self.nodes.clear()
         self._handwritten.end()
@@ -203,11 +209,27 @@ class LossTap(Listener):
                 call.terms = _terms(heard, prediction)
             if heard.again is not None:
                 self._refer(call, heard, heard.again, prediction)
+        if heard.kind == "regression" and heard.parts is not None:
+            self._listen(call, heard.parts)
         if heard.node is not None:
             self.nodes[heard.node] = len(self._calls)
         self._calls.append(call)
         self._trace.losses += 1
         return call
+
+    def _listen(self, call: _Call, parts: Tensor) -> None:
+        """Hear from backward which of the errors have no say in the loss: a mask left them out."""
+        ledger = self._ledger
+
+        def hear(gradient: Tensor) -> None:
+            values = dense(gradient)
+            if values is not None:
+                few = sample(values, ACTIVATION_SAMPLE)
+                call.unused = ledger.note((few == 0).to(torch.float32).mean())
+
+        if parts.requires_grad:
+            handle = parts.register_hook(hear)  # type: ignore[no-untyped-call]  # torch's
+            self._handles.append(handle)
 
     def observations(self) -> tuple[LossCall, ...]:
         """Return the calls of this look, in order."""
@@ -222,6 +244,7 @@ class LossTap(Listener):
                 margin=call.margin[0].value,
                 margin_size=call.margin[1].value,
                 unscaled=call.unscaled.value / call.terms,
+                unused=call.unused.value,
                 terms=call.terms,
                 **call.features.fields(),
             )
@@ -319,6 +342,7 @@ def _heard(
         target=right,
         value=out,
         node=out.grad_fn,
+        parts=out if out.numel() > 1 else None,
         reduction=options.get("reduction", "mean"),
         weight=next((w for w in weights if isinstance(w, Tensor)), None),
         ignored=options.get("ignore_index", -100)

@@ -23,6 +23,7 @@ class Heard:
         target: The other side.
         value: What came out.
         node: The node of the graph that made it.
+        parts: The errors one by one, in the graph, where nothing has added them up yet.
         reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``.
         weight: Weights of the classes, of the positive class or of the samples, if given.
         ignored: The target that does not count, if there is one.
@@ -37,6 +38,7 @@ class Heard:
     target: Tensor
     value: Tensor
     node: Node | None = None
+    parts: Tensor | None = None
     reduction: str = "mean"
     weight: Tensor | None = None
     ignored: int | None = None

@@ -335,6 +335,39 @@ def test_regression(module):
     assert alarms(fit(module, regression(), epochs=4)) == []
 
 
+class Rated(Program):
+    """A few ratings around 3 of many items; the others are stored as 0 and masked."""
+
+    def __init__(self, way):
+        super().__init__(mlp(inputs=8, outputs=20), optimizer=ADAM)
+        with torch.no_grad():
+            self.net[-1].bias.fill_(3.0)
+        self.way = way
+
+    def training_step(self, batch, batch_idx):
+        x, ratings = batch
+        known = ratings != 0
+        if self.way == "by hand":
+            return ((self(x) - ratings).square() * known).sum() / known.sum()
+        if self.way == "picked by hand":
+            return ((self(x) - ratings) ** 2)[known].mean()
+        errors = F.mse_loss(self(x), ratings, reduction="none")
+        return errors[known].mean() if self.way == "picked" else (errors * known).sum() / 60
+
+
+def ratings():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 8, generator=generator)
+    all_rated = 3.0 + torch.tanh(x @ torch.randn(8, 20, generator=generator) / 3.0)
+    known = torch.rand(512, 20, generator=generator) < 0.1
+    return DataLoader(TensorDataset(x, all_rated * known), batch_size=32, shuffle=True)
+
+
+@pytest.mark.parametrize("way", ["by hand", "picked by hand", "picked", "weighed"])
+def test_errors_that_a_mask_drops(way):
+    assert alarms(fit(lambda: Rated(way), ratings(), epochs=4)) == []
+
+
 def rated(*, levels, noise, features):
     """Whole numbers that are amounts: the inputs of 2 lie between those of 1 and 3."""
     generator = torch.Generator().manual_seed(0)

@@ -33,8 +33,9 @@ class InitialLoss(Check):
     Silent when: the loss is low (fine-tuning); the run is resumed; class weights, label
     smoothing, soft targets, focal losses or a summed reduction change the level, because the
     reference is the user's own call, or for a handwritten loss the user's own computation from the
-    last layer on, run again on zeros. Losses between samples (contrastive) have no reference. A
-    margin or a temperature that raises the loss is info.
+    last layer on, run again on zeros. Losses between samples (contrastive) have no reference, nor
+    have squared errors of which a mask drops some. A margin or a temperature that raises the loss
+    is info.
 
     Source: Karpathy, A Recipe for Training Neural Networks (2019), "verify loss @ init".
 
@@ -167,6 +168,8 @@ class InitialLoss(Check):
         zero, mean = call.references["zero"], call.references["mean"]
         if call.target_std <= 1e-6 * abs(call.target_mean) or mean <= 0.0:
             return  # constant targets: a penalty, not a task
+        if call.unused > 0.0:
+            return  # targets that do not count stand for nothing, and zeros meet them best
         power = 1.0 if call.function in LINEAR else 2.0
         high = self.regression_factor ** (power / 2.0) * max(zero, mean)
         far = self.offset_factor ** (power / 2.0) * mean

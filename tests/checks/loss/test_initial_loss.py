@@ -100,6 +100,7 @@ def test_only_info_where_the_loss_raises_it(changes):
             id="a penalty towards zero",
         ),
         pytest.param(regression(1.9, function="l1_loss"), id="absolute error"),
+        pytest.param(regression(28.0, unused=0.9), id="most errors are masked"),
     ],
 )
 def test_silent(obs):
