@@ -26,6 +26,7 @@ from lightning_debug.taps.data import ValidationPrintTap
 from lightning_debug.taps.dropouts import EvaluatedDropoutTap, Probabilities
 from lightning_debug.taps.eager import Eagerly
 from lightning_debug.taps.functions import FunctionTap
+from lightning_debug.taps.metric_functions import MetricFunctionTap
 from lightning_debug.taps.metrics import MetricTap, read
 from lightning_debug.taps.modes import ModeTap, ModuleEars
 from lightning_debug.taps.random_masks import RandomMaskTap
@@ -65,6 +66,7 @@ class ValidationObserver:
         self._alone = alone
         self._prints = ValidationPrintTap()
         self._metrics = MetricTap(model, failed)
+        self._scores = MetricFunctionTap(model, failed)
         self._compared = ThresholdTap(Trace({}), "validation_step")
         self._model = model
         self._trace = Trace({})
@@ -111,12 +113,16 @@ class ValidationObserver:
             if self._tracks:
                 if first:
                     self._metrics.begin("validation", watch=self._alone)
+                    self._scores.begin()
                 self._metrics.batch(batch)
             if self._few and index < LISTENED_BATCHES and loader == 0:
                 self._listen()
+            if self._tracks and self._alone:
+                self._scores.batch(batch)
 
     def batch_end(self) -> None:
         """Close the tap on the functions of a validation batch."""
+        self._scores.pause()
         with self._contain("the tap on metrics"):
             self._dropouts.batch_end()
             self._masks.next_batch()
@@ -173,6 +179,7 @@ class ValidationObserver:
         if self._tracks:
             with self._contain("the tap on metrics"):
                 uses = self._metrics.end(stage) if self._alone else ()
+                uses += self._scores.end() if stage == "validation" else ()
         with self._contain("the logged metrics"):
             made, self._thresholds = tuple(self._thresholds), []
             # Read where a pass has ended that reports them; elsewhere the names are enough.
@@ -193,6 +200,7 @@ class ValidationObserver:
     def close(self) -> None:
         """Take off what is attached, whatever state it is in."""
         self._metrics.pause()
+        self._scores.pause()
         self._deafen()
 
     @property

@@ -58,11 +58,12 @@ class KeptGraphs(Observation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricPass:
-    """What became of a metric object in one pass over training or validation data.
+    """What became of a metric in one pass over training or validation data.
 
     Attributes:
-        place: Its module path.
-        kind: Its class.
+        place: The module path of an object, or the name of a function.
+        kind: Its class, or the name of the function.
+        function: Whether it is a function, which holds nothing and is only known for batches.
         before: Number of updates that it still held when the pass began.
         updates: Number of updates that it held when the pass ended.
         value: Its value over all of them; nan where ``before`` is 0, or it is no single number.
@@ -76,6 +77,7 @@ class MetricPass:
 
     place: str
     kind: str = "Metric"
+    function: bool = False
     before: int = 0
     updates: int = 0
     value: float = float("nan")

@@ -6,7 +6,7 @@ import copy
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,8 +73,7 @@ class MetricTap:
         self._calls, self._unwatched = {}, set()
         self._metrics = {id(metric): path for path, metric in metrics.items() if _plain(metric)}
         # Hooks of ours would make compiled code compile again.
-        compiled = any(getattr(m, "_compiled_call_impl", None) for m in self._model.modules())
-        if not compiled and not any(hasattr(m, "_orig_mod") for m in self._model.modules()):
+        if not is_compiled(self._model):
             self._handle = register_module_forward_hook(self._called, with_kwargs=True)
 
     def batch(self, batch: Any) -> None:
@@ -119,14 +118,7 @@ class MetricTap:
         if before and updates > before and _small(metric):
             numbers["value"] = _value(metric)
         if calls is not None and len(calls.values) > 1:
-            values, sizes = torch.stack(calls.values).cpu(), torch.tensor(calls.sizes)
-            numbers |= {
-                "batches": len(values),
-                "batch_mean": float(values.mean()),
-                "weighted_mean": float((values * sizes).sum() / sizes.sum()),
-                "whole": _value(calls.copy),
-                "batch_size": int(sizes.max()),
-            }
+            numbers |= over_batches(calls.values, calls.sizes, _value(calls.copy))
         return MetricPass(
             place=path,
             kind=type(metric).__name__,
@@ -144,7 +136,7 @@ class MetricTap:
         if path is None or path in self._unwatched or not isinstance(module, Metric):
             return
         try:
-            with _without_a_trace(module):
+            with without_a_trace(module.device):
                 self._follow(path, module, args, kwargs, out)
         except Exception as error:
             self._metrics, self._calls = {}, {}
@@ -185,6 +177,26 @@ def read(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: entry.value for name, entry in entries.items()}
 
 
+def over_batches(values: Sequence[Tensor], sizes: Sequence[int], whole: float) -> dict[str, Any]:
+    """Return the fields of a pass that tell means over batches from the value for all of them."""
+    numbers, weights = torch.stack(list(values)).cpu(), torch.tensor(sizes)
+    return {
+        "batches": len(numbers),
+        "batch_mean": float(numbers.mean()),
+        "weighted_mean": float((numbers * weights).sum() / weights.sum()),
+        "whole": whole,
+        "batch_size": int(weights.max()),
+    }
+
+
+def is_compiled(model: Module) -> bool:
+    """Tell whether some part of a model is compiled."""
+    return any(
+        getattr(module, "_compiled_call_impl", None) or hasattr(module, "_orig_mod")
+        for module in model.modules()
+    )
+
+
 def _plain(metric: Metric) -> bool:
     """Tell whether a second update is cheap and means the same: no network, no wrapper."""
     inner = any(isinstance(module, Metric) for module in metric.modules() if module is not metric)
@@ -198,7 +210,7 @@ def _small(metric: Metric) -> bool:
 def _value(metric: Metric) -> float:
     """Return the value of a metric, from a copy; nan where it is no single number."""
     try:
-        with _without_a_trace(metric):
+        with without_a_trace(metric.device):
             value = copy.deepcopy(metric).compute()
     except Exception:  # the metric itself refuses what it holds
         return math.nan
@@ -208,9 +220,9 @@ def _value(metric: Metric) -> float:
 
 
 @contextmanager
-def _without_a_trace(metric: Metric) -> Iterator[None]:
+def without_a_trace(device: torch.device) -> Iterator[None]:
     """Keep random states and warnings as they are: metrics may draw, and warn once."""
-    devices = [metric.device] if metric.device.type == "cuda" else []
+    devices = [device] if device.type == "cuda" else []
     drawn = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices), torch.no_grad(), warnings.catch_warnings():

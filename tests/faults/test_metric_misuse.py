@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from sklearn import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import functional
 from torchmetrics.classification import (
     BinaryAveragePrecision,
     MulticlassAccuracy,
@@ -133,6 +135,36 @@ class Averaged(Program):
         self.log("val_quality", value if self.averaged else self.quality, on_epoch=True)
 
 
+class Called(Program):
+    """The F1 of each batch, by a function, is averaged; or it is called once for the epoch."""
+
+    def __init__(self, function: Any, averaged: bool) -> None:
+        super().__init__(mlp(), optimizer=SGD)
+        self.function, self.averaged = function, averaged
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        classes = self(x).argmax(dim=1)
+        if self.averaged:
+            self.log("val_f1", self.function(y, classes))
+        self.seen.append((y, classes))
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.averaged:
+            target, classes = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+            self.log("val_f1", self.function(target, classes))
+        self.seen.clear()
+
+
+def of_sklearn(target: Tensor, classes: Tensor) -> float:
+    return float(metrics.f1_score(target.numpy(), classes.numpy(), average="macro"))
+
+
+def of_torchmetrics(target: Tensor, classes: Tensor) -> Tensor:
+    return functional.f1_score(classes, target, "multiclass", num_classes=10, average="macro")
+
+
 class Thresholded(pl.LightningModule):
     """A handwritten logistic regression; logits are compared with 0.5."""
 
@@ -189,6 +221,8 @@ CASES = [
         partial(Averaged, BinaryAveragePrecision), (True, False), "quality", False, id="precision"
     ),
     pytest.param(partial(Averaged, R2Score), (True, False), "quality", False, id="mean of R2"),
+    pytest.param(partial(Called, of_sklearn), (True, False), "f1_score", True, id="sklearn"),
+    pytest.param(partial(Called, of_torchmetrics), (True, False), "f1_score", True, id="function"),
     pytest.param(
         lambda bug: Thresholded(0.5 if bug else 0.0, "train"), (True, False), "training_step",
         True, id="logits over 0.5 in training",

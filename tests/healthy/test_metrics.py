@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from sklearn import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
+from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric, functional
 from torchmetrics.classification import (
     BinaryAccuracy,
     BinaryAUROC,
     MulticlassAccuracy,
     MulticlassF1Score,
 )
+from torchmetrics.functional.retrieval import retrieval_average_precision
 from torchmetrics.regression import MeanSquaredError
 from torchmetrics.wrappers import Running
 
@@ -126,6 +128,27 @@ class AverageAccuracy(Classifier):
 
     def metric(self, logits: Tensor, y: Tensor) -> None:
         self.log("val_acc", self.accuracy(logits, y), on_epoch=True)
+
+
+class Functions(Classifier):
+    """Metrics that are functions: means of means, and those of each query for itself."""
+
+    def metric(self, logits: Tensor, y: Tensor) -> None:
+        probabilities = logits.softmax(dim=1)
+        self.log("val_acc", functional.accuracy(logits, y, "multiclass", num_classes=10))
+        self.log("val_acc_sk", float(metrics.accuracy_score(y, logits.argmax(dim=1))))
+        error = functional.mean_absolute_error(probabilities, F.one_hot(y, 10).float())
+        self.log("val_mae", error)
+        each = [
+            retrieval_average_precision(row, F.one_hot(label, 10))
+            for row, label in zip(probabilities, y, strict=True)
+        ]
+        self.log("val_map", torch.stack(each).mean())
+        f1 = [
+            functional.f1_score(row[None], label[None], "multiclass", num_classes=10)
+            for row, label in zip(logits, y, strict=True)
+        ]
+        self.log("val_f1_of_each", torch.stack(f1).mean())
 
 
 class Best(Classifier):
@@ -238,6 +261,7 @@ class Binary(Program):
         pytest.param(TrainByHand, id="reset by hand in training"),
         pytest.param(OnStepOnly, id="on step only"),
         pytest.param(AverageAccuracy, id="mean of a mean"),
+        pytest.param(Functions, id="functions"),
         pytest.param(Best, id="best so far, and counters"),
         pytest.param(Collection, id="collection and module dict"),
         pytest.param(Smoothed, id="running mean"),

@@ -18,7 +18,8 @@ class MetricMisuse(Check):
 
     Why: the number that is reported, compared and stopped by is not the one of its name. A metric
     that is not reset mixes in all epochs before; the mean of an F1 or AUROC over batches is not
-    the F1 or AUROC; a probability of 0.5 is a logit of 0.
+    the F1 or AUROC, whether an object gives them or a function (``torchmetrics.functional``,
+    ``sklearn.metrics``); a probability of 0.5 is a logit of 0.
 
     Silent when: the metric is reset by hand or by Lightning (log the object); only its value for
     the batch is used; it counts, or keeps the best of all epochs (one update each); the mean over
@@ -83,10 +84,17 @@ class MetricMisuse(Check):
                 f"{name} = {obs.metrics[name]:.4g} is the mean of {use.kind} over"
                 f" {use.batches} batches; over all of them together it is {use.whole:.4g}."
             )
-            fix = (
-                f'Log the object, self.log("{name}", {expression(use.place)}), or update() it in'
-                " each batch and compute() it once at the end of the epoch."
-            )
+            if use.function:
+                fix = (
+                    f"Use a metric object in place of {use.kind}: update() it in each batch, and"
+                    f' self.log("{name}", the object). Or keep all predictions of the epoch, and'
+                    f" call {use.kind} once, in on_validation_epoch_end."
+                )
+            else:
+                fix = (
+                    f'Log the object, self.log("{name}", {expression(use.place)}), or update() it'
+                    " in each batch and compute() it once at the end of the epoch."
+                )
             yield self.finding(
                 obs, message, where=use.place, fix=fix, mean=obs.metrics[name], whole=use.whole
             )

@@ -34,6 +34,11 @@ def test_fires_on_a_mean_over_batches():
     )
 
 
+def test_says_what_to_do_about_a_function():
+    (finding,) = told(MEAN | {"function": True})
+    assert "Use a metric object in place of BinaryF1Score" in finding.fix
+
+
 @pytest.mark.parametrize(
     ("function", "value", "logits", "words"),
     [
