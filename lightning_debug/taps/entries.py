@@ -22,7 +22,7 @@ from lightning_debug.taps.statistics import (
     stride_for,
     tensors_in,
 )
-from lightning_debug.taps.trace import Trace
+from lightning_debug.taps.trace import Material, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
 
 # Functions whose second argument is the weight by definition, whatever made it.
@@ -36,7 +36,6 @@ COLUMNS = 256
 ROWS = 1024
 MOST_ENTRIES = 8
 NUMBERS = 5
-NOTHING: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,12 @@ class _Lineage:
 
     Attributes:
         valued: Those whose values went in, not only their shape as with ``zeros_like``.
+        learned: Whether weights went in, such as those of a frozen part.
     """
 
-    parents: frozenset[int]
-    valued: frozenset[int]
+    parents: frozenset[int] = frozenset()
+    valued: frozenset[int] = frozenset()
+    learned: bool = False
 
 
 @dataclass(slots=True)
@@ -69,7 +70,8 @@ class _Entry:
 class EntryTap(Listener):
     """Follows the tensors of the batch until the first weights or a loss function take them.
 
-    What the user's step does to them before, such as ``x / 255``, is part of the way.
+    What the user's step and modules without weights do to them before, such as ``x / 255`` or
+    ``nn.Flatten``, is part of the way.
 
     Attributes:
         inputs: Positions in the batch of the tensors that weights took.
@@ -128,14 +130,13 @@ class EntryTap(Listener):
                 self._enter(name, inputs, outputs)
             return
         if lineage.parents:
-            valued = lineage.valued
-            if name.endswith("_like") or name.startswith("new_"):
-                valued = NOTHING
-            for tensor in outputs:
-                self._lineages[id(tensor)] = (
-                    weakref.ref(tensor),
-                    _Lineage(lineage.parents, valued),
-                )
+            shaped = name.endswith("_like") or name.startswith("new_")
+            made = _Lineage(
+                lineage.parents,
+                frozenset() if shaped else lineage.valued,
+                lineage.learned or any(map(self._made_of_weights, inputs)),
+            )
+            self._lineages.update((id(tensor), (weakref.ref(tensor), made)) for tensor in outputs)
 
     def compared(self, heard: Heard) -> None:
         """Hear of a loss: what it holds a prediction against is a target."""
@@ -180,12 +181,14 @@ class EntryTap(Listener):
             for tensor in tensors
             if (known := self._lineages.get(id(tensor))) and known[0]() is tensor
         ]
-        if not found:
-            return _Lineage(NOTHING, NOTHING)
         return _Lineage(
             frozenset().union(*(one.parents for one in found)),
             frozenset().union(*(one.valued for one in found)),
+            any(one.learned for one in found),
         )
+
+    def _made_of_weights(self, tensor: Tensor) -> bool:
+        return self._trace.marked(tensor).material is Material.WEIGHTS or _is_weight(tensor)
 
     def _follow(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Follow what an entry made until a norm or the next layer takes it."""
@@ -201,17 +204,23 @@ class EntryTap(Listener):
                 self._made.update((id(out), (weakref.ref(out), known[1])) for out in outputs)
 
     def _enter(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Measure data that go into a layer; what a layer made is not data any more."""
+        """Measure data that go into a layer; what weights made is not data any more.
+
+        Where it cannot be known how a module made something of the batch, weights may have.
+        """
         trained = [
             t
             for t in inputs[1:]
             if t.requires_grad and t.ndim > 1 and (name in LAYERS or _is_weight(t))
         ]
         data = inputs[0] if inputs else None
-        made = data is None or self._trace.origin(data) is not None or _is_weight(data)
-        if made or not trained or data is None or (data.requires_grad and not data.is_leaf):
+        if data is None or not trained or _is_weight(data):
             return
-        parents = self._lineage([data]).parents
+        lineage = self._lineage([data])
+        unknown = not lineage.parents and self._trace.origin(data) is not None
+        if unknown or lineage.learned or (data.requires_grad and not data.is_leaf):
+            return
+        parents = lineage.parents
         self.inputs |= parents
         values = dense(data)
         if values is None or not self._columns or len(self._entries) >= MOST_ENTRIES:

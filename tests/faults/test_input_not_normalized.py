@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.runs import Program, alarms, digits, fit, names, places, regression
 
 ADAM = partial(torch.optim.Adam, lr=3e-3)
+HEAD = partial(nn.Linear, 64, 10)
 
 
 class Cnn(nn.Module):
@@ -32,6 +33,13 @@ class Rows(Program):
 
     def forward(self, x):
         return self.head(self.net(x.view(-1, 8, 8))[0][:, -1])
+
+
+class Rescaled(nn.Module):
+    """Divides by 255 once more what a transform of the data has already divided."""
+
+    def forward(self, x):
+        return (x / 255.0).flatten(1)
 
 
 class Patches(Program):
@@ -99,6 +107,22 @@ FORECAST = partial(Program, loss=F.mse_loss, optimizer=ADAM)
             "net",
             "root mean square",
             id="transformer",
+        ),
+        pytest.param(
+            lambda: Program(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), HEAD())),
+            lambda: digits(flat=False, scale=255.0),
+            lambda: digits(flat=False),
+            "net.1",
+            "root mean square",
+            id="a module without weights first",
+        ),
+        pytest.param(
+            lambda: Program(nn.Sequential(Rescaled(), nn.Linear(64, 64), nn.ReLU(), HEAD())),
+            lambda: digits(flat=False),
+            lambda: digits(flat=False, scale=255.0),
+            "net.1",
+            "only",
+            id="divided twice, by a module",
         ),
         pytest.param(
             lambda: FORECAST(mlp()),

@@ -105,6 +105,30 @@ class Fourier(nn.Module):
         return self.net(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
+class Clock(nn.Module):
+    """Sines and cosines of a time of day in seconds; it has no weights."""
+
+    def forward(self, seconds):
+        angles = 2 * math.pi * seconds / 86400.0 * torch.tensor([1.0, 2.0, 4.0, 8.0])
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Frozen(nn.Module):
+    """A trained part whose features are large, and a new head whose weights are made for them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Flatten()).requires_grad_(False)
+        self.scale = nn.Parameter(torch.tensor(40.0), requires_grad=False)
+        self.head = nn.Linear(32, 10)
+        with torch.no_grad():
+            self.head.weight /= self.scale
+
+    def forward(self, x):
+        return self.head(self.scale * self.body(x))
+
+
 class Diffusion(Program):
     """Predicts noise; the raw time step of 0 to 1000 goes into a sinusoidal embedding."""
 
@@ -187,6 +211,11 @@ def positions():
     return x, torch.sin(x / 10.0)
 
 
+def times():
+    x = 86400.0 * torch.rand(512, 1, generator=torch.Generator().manual_seed(0))
+    return x, torch.sin(2 * math.pi * x / 86400.0)
+
+
 def unit_embeddings():
     """Vectors of norm 1 with 2048 dense columns."""
     generator = torch.Generator().manual_seed(0)
@@ -239,6 +268,16 @@ def unit_embeddings():
         pytest.param(lambda: Program(Siren(), F.mse_loss), lambda: loader(*line()), id="SIREN"),
         pytest.param(
             lambda: Program(Fourier(), F.mse_loss), lambda: loader(*positions()), id="Fourier"
+        ),
+        pytest.param(
+            lambda: Program(nn.Sequential(Clock(), mlp(8, 1)), F.mse_loss),
+            lambda: loader(*times()),
+            id="a clock without weights",
+        ),
+        pytest.param(
+            lambda: Program(Frozen(), optimizer=partial(torch.optim.SGD, lr=1e-4)),
+            digits,
+            id="features of a frozen part",
         ),
         pytest.param(Diffusion, digits, id="diffusion"),
         pytest.param(lambda: Positions(), digits, id="positions made by the model"),
