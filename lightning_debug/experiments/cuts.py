@@ -3,7 +3,8 @@
 A finite difference moves everything; autograd does not look behind ``detach`` or ``no_grad``. So
 that the two answer the same question, what was cut off in the first run keeps its value in the
 others: straight-through estimators, stop-gradients, targets of a teacher, loss weights read with
-``item()`` and choices made by comparison are then what they are for autograd.
+``item()`` and choices made by comparison are then what they are for autograd. So are weights that
+the step freezes for a part of it, as those of a critic while its actor is judged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from lightning_debug.experiments.batches import COUNTED, distinct, duplicate
 from lightning_debug.experiments.replica import NotApplicableError
@@ -68,6 +70,7 @@ class Cuts(TorchFunctionMode):
         self._cuts: list[_Cut] = []
         self._position = 0
         self._replaying = False
+        self._weights: Mapping[int, Tensor] = {}
         self._paused = 0
 
     @property
@@ -83,9 +86,14 @@ class Cuts(TorchFunctionMode):
             yield
 
     @contextlib.contextmanager
-    def replaying(self) -> Iterator[None]:
-        """Give the recorded values again, in the same order."""
-        self._position, self._replaying = 0, True
+    def replaying(self, weights: Mapping[int, Tensor] | None = None) -> Iterator[None]:
+        """Give the recorded values again, in the same order.
+
+        Args:
+            weights: Of the parameters that are moved, by their identities, the values that they
+                had while recording. They have them again where the step has frozen them.
+        """
+        self._position, self._replaying, self._weights = 0, True, weights or {}
         with self._around_functions(), self:
             yield
 
@@ -123,6 +131,10 @@ class Cuts(TorchFunctionMode):
         """Run the function; what it cuts off comes from the first run."""
         kwargs = kwargs or {}
         inputs = list(tensors_in((args, kwargs)))
+        sets = _in_place(func) or getattr(func, "__name__", "") == "__set__"
+        if self._replaying and not sets and any(map(self._is_frozen, inputs)):
+            args, kwargs = tree_map_only(Tensor, self._unmoved, (args, kwargs))
+            inputs = list(tensors_in((args, kwargs)))
         attached = any(tensor.requires_grad for tensor in inputs)
         before = None
         if attached and not self._replaying and _writes(func) and isinstance(args[0], Tensor):
@@ -149,6 +161,12 @@ class Cuts(TorchFunctionMode):
         alias = out if func == Tensor.data.__get__ else None  # type: ignore[attr-defined]
         return self._kept(name, out, alias)
 
+    def _is_frozen(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._weights and not tensor.requires_grad
+
+    def _unmoved(self, tensor: Tensor) -> Tensor:
+        return self._weights[id(tensor)].to(tensor) if self._is_frozen(tensor) else tensor
+
     def _kept(self, name: str, value: Any, alias: Tensor | None = None) -> Any:
         if not self._replaying:
             self._cuts.append(_Cut(name, duplicate(value), alias))
@@ -164,8 +182,12 @@ def _writes(func: Callable[..., Any]) -> bool:
     """Tell whether a function writes to its first argument where autograd does not look."""
     if func == Tensor.data.__set__:  # type: ignore[attr-defined]
         return True
+    return _in_place(func) and not torch.is_grad_enabled()
+
+
+def _in_place(func: Callable[..., Any]) -> bool:
     name = getattr(func, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") and not torch.is_grad_enabled()
+    return name.endswith("_") and not name.endswith("__")
 
 
 def rounds(values: Tensor, out: Tensor) -> bool:

@@ -64,6 +64,25 @@ def test_what_was_cut_off_keeps_its_value():
     assert torch.allclose(second - first, torch.full_like(AT, 0.01))
 
 
+def test_what_is_frozen_for_a_part_of_the_step_keeps_its_value():
+    def step(x):
+        squares = x.pow(2).sum()
+        x.requires_grad_(False)
+        products = torch.stack([x, x]).prod()
+        x.requires_grad = True
+        return squares + products
+
+    cuts, x = Cuts(), AT.clone().requires_grad_()
+    with cuts.recording():
+        first = step(x)
+    with torch.no_grad():
+        x += 0.01
+    with cuts.replaying({id(x): AT}):
+        second = step(x)
+    assert x.requires_grad
+    assert (second - first).item() == pytest.approx(((AT + 0.01) ** 2 - AT**2).sum().item())
+
+
 def test_another_way_is_noticed():
     cuts, x = Cuts(), AT.clone().requires_grad_()
     with cuts.recording():

@@ -280,6 +280,35 @@ class Turns(pl.LightningModule):
         return adam(self.maker.parameters()), adam(self.judge.parameters())
 
 
+class Frozen(pl.LightningModule):
+    """An actor and its critic in one loss; the critic is frozen while the actor is judged."""
+
+    def __init__(self, critic):
+        super().__init__()
+        self.actor = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4), nn.Tanh())
+        self.critic, self.value = critic, nn.Linear(32, 1)
+
+    def judged(self, x, action):
+        out = self.critic(torch.cat([x, action], dim=1)[:, None].repeat(1, 2, 1))
+        return self.value(out[0] if isinstance(out, tuple) else out).mean(dim=1)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        action = F.one_hot(y % 4, 4).float() + 0.1 * torch.randn(len(x), 4)
+        reward = 1.0 - (action - F.one_hot(y % 4, 4)).abs().sum(1, keepdim=True)
+        error = F.mse_loss(self.judged(x, action), reward)
+        parts = [*self.critic.parameters(), *self.value.parameters()]
+        for p in parts:
+            p.requires_grad = False
+        gain = self.judged(x, self.actor(x)).mean()
+        for p in parts:
+            p.requires_grad_(True)
+        return error - gain
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
 class Clipped(Program):
     """The weights are clipped at the start of each step, as a Wasserstein critic's are."""
 
@@ -340,6 +369,8 @@ def spectral():
     [
         Adversary,
         Turns,
+        lambda: Frozen(nn.Sequential(nn.Linear(68, 32), nn.ReLU())),
+        lambda: Frozen(nn.GRU(68, 32, batch_first=True)),
         Codebook,
         Teacher,
         lambda: Weighed(plain()),
