@@ -267,9 +267,11 @@ class _Test:
 
 def _require_whole(made: Sequence[Predicted], task: Task) -> None:
     """Refuse a loss that is more than a plain comparison: weighted, or with terms of its own."""
-    losses = np.array([p.loss for p in made])
-    if not np.isfinite(losses).all():
+    if not all(math.isfinite(p.loss) for p in made):
         raise NotApplicableError("the loss is not finite")
+    # There is no mean of a batch in which no target counts.
+    made = [p for p in made if np.isfinite(list(p.plain)).all()]
+    losses = np.array([p.loss for p in made])
     for combination in combinations(task):
         terms = [[p.plain[i] for i in combination] for p in made]
         design = np.column_stack([np.array(terms), np.ones(len(made))])

@@ -167,7 +167,8 @@ def _predictions(steps: Sequence[_Step], loss: Tensor) -> tuple[list[Tensor], bo
         in_place = any(t is m for t in inputs for m in made)
         if not in_place:
             needed.difference_update(map(id, made))
-        if step.name in MIXERS:
+        # A product that is one number, as a sum of squares, is no layer.
+        if step.name in MIXERS and all(t.ndim for t in made):
             found += made
         else:
             squashed = squashed or step.name in SQUASHES

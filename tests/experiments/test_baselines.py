@@ -1,5 +1,8 @@
 """Simple models and shuffled labels on problems whose answer is known."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,10 @@ from torch.nn import functional as F
 
 from lightning_debug.containment import Containment
 from lightning_debug.experiments import probes
-from lightning_debug.experiments.baselines import Progress, _Split, baselines
+from lightning_debug.experiments.baselines import Progress, _require_whole, _Split, baselines
 from lightning_debug.experiments.replica import NotApplicableError, Replica
 from lightning_debug.experiments.shuffled import shuffled
-from lightning_debug.experiments.task import Predicted, Rows
+from lightning_debug.experiments.task import Predicted, Rows, Task
 from lightning_debug.observation import Baselines
 from tests.build_updates import losses
 from tests.runs import Program, digits, regression
@@ -136,6 +139,17 @@ def test_a_run_of_the_model_that_is_cut_short_is_no_answer():
     assert split.values(whole).shape == (4, 1)
     with pytest.raises(NotApplicableError, match="no time"):
         split.values({0: whole[0]})
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+def test_a_batch_in_which_no_target_counts_says_nothing_of_the_loss(factor):
+    task = Task("labels", "binary_cross_entropy", "training_step", 2)
+    values = np.zeros((4, 1))
+    made = [Predicted(values, factor * plain, (plain,)) for plain in (0.1, 0.4, 0.2, 0.9)]
+    made.append(Predicted(values, 0.0, (math.nan,)))
+    _require_whole(made, task)
+    with pytest.raises(NotApplicableError, match="more than a comparison"):
+        _require_whole([replace(m, loss=m.loss**2) for m in made], task)
 
 
 def test_the_longer_the_run_the_longer_a_copy_is_trained_on(monkeypatch):

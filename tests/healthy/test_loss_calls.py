@@ -552,6 +552,28 @@ def test_tags(module, data):
     assert alarms(fit(module, data, epochs=3)) == []
 
 
+class Hidden(Tagger):
+    """A few tokens are hidden and asked for; in some batches, none."""
+
+    def training_step(self, batch, batch_idx):
+        ids, hidden = batch
+        out = self.head(self.rnn(self.net(torch.where(hidden, 1, ids)))[0])
+        tags = torch.where(hidden, self.tags(ids), -100)
+        loss = F.cross_entropy(out.flatten(0, 1), tags.flatten(), reduction="sum")
+        return loss / hidden.sum().clamp_min(1)
+
+
+def test_batches_in_which_no_target_counts():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 30, (512, 1), generator=generator).repeat(1, 12)
+    hidden = torch.rand(512, 12, generator=generator) < 0.03
+    data = DataLoader(TensorDataset(ids, hidden), batch_size=4, shuffle=True)
+    suite = fit(lambda: Hidden(lambda ids: ids % 6), data, epochs=4)
+    assert alarms(suite) == []
+    # A mean over one target is its sum.
+    assert all(f.name != "loss-reduction" for f in suite.findings)
+
+
 def test_last_batch_of_one():
     """A prediction of shape (1, 1) fits a target of shape (1,), and a softmax over one is 1."""
 

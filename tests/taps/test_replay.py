@@ -60,6 +60,7 @@ def written(z):
     [
         pytest.param(focal, (2 / 3) ** 2 * math.log(3), True, id="focal"),
         pytest.param(lambda z: ((z[:, 0] - 2.0) ** 2).mean(), 4.0, False, id="squared error"),
+        pytest.param(lambda z: (z[:, 0] - 2.0) @ (z[:, 0] - 2.0) / 8, 4.0, False, id="product"),
         pytest.param(lambda z: torch.log(torch.cosh(z - 1)).sum(), None, False, id="log cosh"),
         pytest.param(in_place, math.log(3), True, id="summed in place"),
         pytest.param(

@@ -50,6 +50,7 @@ class LossReduction(Check):
     _first: float = field(default=math.nan, init=False, repr=False)
     _loss: float = field(default=math.nan, init=False, repr=False)
     _sums: bool = field(default=False, init=False, repr=False)
+    _divided: bool = field(default=False, init=False, repr=False)
     _large: float = field(default=0.0, init=False, repr=False)
     _judged: bool = field(default=False, init=False, repr=False)
     _told: bool = field(default=False, init=False, repr=False)
@@ -66,8 +67,10 @@ class LossReduction(Check):
         if not values or self._call is None:
             return
         call, loss = self._call, values[-1]
-        whole = call.value * call.terms
-        self._sums = self._sums or (0.0 < self.divided * abs(whole) <= abs(loss) < 2.0 * abs(whole))
+        whole, size = abs(call.value * call.terms), abs(loss)
+        # Once is enough: a divisor, as the number of targets that count, may be 1 at times.
+        self._divided = self._divided or size < self.divided * whole
+        self._sums = not self._divided and (self._sums or 0.0 < size < 2.0 * whole)
         # Batches may differ in size, so losses are compared per target.
         self._first = call.value if math.isnan(self._first) else self._first
         self._loss = call.value if math.isfinite(loss) else loss

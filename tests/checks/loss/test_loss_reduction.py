@@ -50,3 +50,11 @@ def test_silent():
     assert run(reduction="mean") == ([], [])
     assert run(share=1 / 32) == ([], [])  # divided by hand
     assert run(terms=4) == ([], [])
+
+
+def test_silent_where_one_target_counts_at_times():
+    check = LossReduction()
+    for step, share in enumerate((1.0, 1 / 3, 1.0, 1.0)):
+        list(check.on_loss_calls(loss_calls(value=2.3, reduction="sum", terms=32)))
+        list(check.on_losses(Losses(step=step, values=((step, 2.3 * 32 * share),))))
+    assert list(check.on_run_end(RunEnd())) == []
