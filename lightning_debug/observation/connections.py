@@ -47,6 +47,7 @@ class GradientUse:
     Attributes:
         optimizer: The one that made the step.
         empty: Whether there were none.
+        cleared: Whether backward had written some for the same batch, and none are left.
         known: Whether all that happened since its step before was seen.
         again: Whether they hold what it had used in an earlier step, which nothing cleared.
         source: The other optimizer for whose loss a part of them was written; empty for none.
@@ -61,6 +62,7 @@ class GradientUse:
 
     optimizer: str
     empty: bool = False
+    cleared: bool = False
     known: bool = True
     again: bool = False
     source: str = ""

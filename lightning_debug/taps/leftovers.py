@@ -45,6 +45,7 @@ class _Backward:
 class _Step:
     """One step of an optimizer."""
 
+    batch: int
     optimizer: str
     factor: Entry
     empty: bool
@@ -176,7 +177,7 @@ class LeftoverTap(Listener):
                 factor = self._ledger.note(over / under)
         # An optimizer that holds nothing of the model has no gradient to miss.
         empty = bool(pairs) and all(now is None for _, now in pairs)
-        self._events.append(_Step(label, factor, empty))
+        self._events.append(_Step(self._batch, label, factor, empty))
 
     def stepped(self, optimizer: Optimizer) -> None:
         """Note what an optimizer leaves in the gradients."""
@@ -239,9 +240,11 @@ class LeftoverTap(Listener):
                 "",
             )
         new = [w for w in written if label not in w.stepped]
+        fresh = any(w.batch == event.batch for w in new)
         use = GradientUse(
             optimizer=label,
             empty=event.empty,
+            cleared=fresh and (event.empty or event.factor.value == 0.0),
             known=content.known,
             again=content.again and there,
             source="" if content.again else source,

@@ -188,6 +188,37 @@ class Hook(Program):
             optimizer.step(closure=optimizer_closure)
 
 
+class ClearedByHand(Program):
+    """zero_grad() comes after backward; the gradients are gone, or zeros."""
+
+    def __init__(self, broken, net, to_none):
+        super().__init__(net)
+        self.automatic_optimization = False
+        self.broken, self.to_none = broken, to_none
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        if self.broken:
+            optimizer.zero_grad(set_to_none=self.to_none)
+        optimizer.step()
+
+
+class Guarded(Program):
+    """Steps with a gradient that is not finite are to be left out; the test is the wrong way."""
+
+    def __init__(self, broken, net):
+        super().__init__(net)
+        self.broken = broken
+
+    def on_after_backward(self):
+        finite = all(torch.isfinite(p.grad).all() for p in self.parameters())
+        if finite == self.broken:
+            self.zero_grad()
+
+
 def lstm():
     return nn.Sequential(nn.Embedding(20, 16), nn.Flatten(), nn.Linear(256, 2))
 
@@ -197,6 +228,13 @@ def lstm():
     [
         pytest.param(lambda b: Returning(b, mlp()), digits(), id="mlp, nothing returned"),
         pytest.param(lambda b: Returning(b, lstm()), sequences(), id="text, nothing returned"),
+        pytest.param(lambda b: Guarded(b, mlp()), digits(), id="mlp, cleared by a guard"),
+        pytest.param(
+            lambda b: ClearedByHand(b, lstm(), to_none=True), sequences(), id="text, cleared"
+        ),
+        pytest.param(
+            lambda b: ClearedByHand(b, mlp(), to_none=False), digits(), id="mlp, set to zero"
+        ),
         pytest.param(lambda b: Hook(b, mlp()), digits(), id="mlp, no step in the hook"),
         pytest.param(lambda b: Hook(b, lstm()), sequences(), id="text, no step in the hook"),
     ],

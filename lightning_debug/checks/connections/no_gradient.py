@@ -29,8 +29,8 @@ class NoGradient(Check):
     batches without positives), which takes ``patience`` looks to rule out; its module has not run
     yet, but may later (a stage that starts late, experts, heads by task), which takes
     ``idle_patience`` looks; something else than the optimizer keeps changing it (an average of
-    the weights). At the end of a run, a module that has never run is told, unless a sibling in the
-    same container ran instead.
+    the weights); gradients are cleared after backward (see weights-not-updated). At the end of a
+    run, a module that has never run is told, unless a sibling in the same container ran instead.
 
     Args:
         patience: Looks in a row without any gradient.
@@ -50,17 +50,20 @@ class NoGradient(Check):
     _alive: set[str] = field(default_factory=set, init=False, repr=False)
     _idle: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
+    _cleared: set[str] = field(default_factory=set, init=False, repr=False)
     _backward: bool = field(default=True, init=False, repr=False)
 
     def on_connections(self, obs: Connections) -> Iterator[Finding]:
-        """Remember whether backward has run at all: without it, none can have a gradient."""
+        """Remember whether backward has run at all, and whose gradients were cleared after it."""
         self._backward = obs.backwards > 0
+        self._cleared = {use.optimizer for use in obs.uses if use.cleared}
         yield from ()
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
         """List the parameters without a gradient."""
         self._alive |= {n for n, g in obs.parameters.items() if g.present or g.ever}
-        if not self._backward and not any(g.present for g in obs.parameters.values()):
+        missing = not self._backward or obs.optimizer in self._cleared
+        if missing and not any(g.present for g in obs.parameters.values()):
             return
         for name, gradient in obs.parameters.items():
             if name in self._alive:

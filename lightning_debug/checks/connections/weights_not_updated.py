@@ -27,7 +27,8 @@ class WeightsNotUpdated(Check):
     """The optimizer runs and the gradient is there, but the weights do not change.
 
     Why: the part does not train, whatever the loss says. The learning rate is zero, the weights
-    are overwritten after each step, or they were frozen after the optimizer was built.
+    are overwritten after each step, they were frozen after the optimizer was built, or zero_grad()
+    comes between backward and the step.
 
     Silent when: steps changed them before (a schedule that has come down to zero, a training
     that has converged to the last digit); a scheduler that starts at zero has not had an epoch
@@ -71,6 +72,7 @@ class WeightsNotUpdated(Check):
     share: float = 0.5
     rounding: float = 1e-5
     _noise: set[str] = field(default_factory=set, init=False, repr=False)
+    _cleared: set[str] = field(default_factory=set, init=False, repr=False)
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _changed: set[str] = field(default_factory=set, init=False, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False)
@@ -99,8 +101,9 @@ class WeightsNotUpdated(Check):
         yield from ()
 
     def on_connections(self, obs: Connections) -> Iterator[Finding]:
-        """Look for steps without any backward, and for weights rewritten between epochs."""
+        """Look for steps without a gradient, and for weights rewritten between epochs."""
         self._backward = self._backward or obs.backwards > 0
+        self._cleared = {use.optimizer for use in obs.uses if use.cleared}
         if not self._backward:
             for use in obs.uses:
                 if use.empty:
@@ -128,14 +131,25 @@ class WeightsNotUpdated(Check):
                 obs, message, where="epoch start", patience=1, fix=self._once, share=share
             )
 
+    _order = (
+        "Call zero_grad() before backward or after optimizer.step(), not between the two; look in"
+        " on_after_backward, on_before_optimizer_step and training_step."
+    )
     _once = (
         "Initialise or load the weights once, in __init__ or setup(), and not in a hook that runs"
         " every epoch."
     )
 
     def on_gradients(self, obs: Gradients) -> Iterator[Finding]:
-        """List the parameters whose optimizer does not step."""
+        """Look for gradients that are gone, and parameters whose optimizer does not step."""
         self._held = ""
+        used = any(g.present and g.largest > 0.0 for g in obs.parameters.values())
+        if obs.optimizer in self._cleared and not used:
+            message = (
+                f"{obs.optimizer} makes steps without a gradient: backward gives one to its"
+                " parameters, and it is cleared before the step."
+            )
+            yield self.finding(obs, message, where=obs.optimizer, fix=self._order)
         self._noise = self._noise - obs.parameters.keys() | self._rounding_errors(obs)
         for name, optimizer in obs.waiting.items():
             message = (

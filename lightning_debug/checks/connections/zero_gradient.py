@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lightning_debug.check import BY_UPDATES, Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import Gradients, Updates, owner
+from lightning_debug.observation import Connections, Gradients, Updates, owner
 
 # A sigmoid before a loss that has its own is driven into its flat ends.
 IN_TIME = (*BY_UPDATES, "probabilities-as-logits")
@@ -26,7 +26,8 @@ class ZeroGradient(Check):
     well, or a term of it was multiplied by zero on purpose (a weight that starts at 0); a
     vector beside a matrix that gets its gradient (a bias that the loss does not see: the critic
     of a WGAN, ranking losses); all gradients of one of several optimizers are zero (a part
-    whose loss is switched on later).
+    whose loss is switched on later); they are set to zero after backward (see
+    weights-not-updated).
 
     Args:
         patience: Looks in a row with nothing but zeros.
@@ -60,11 +61,17 @@ class ZeroGradient(Check):
 
     _born: set[str] = field(default_factory=set, init=False, repr=False)
     _looked: set[str] = field(default_factory=set, init=False, repr=False)
+    _cleared: set[str] = field(default_factory=set, init=False, repr=False)
     _killed: bool = field(default=False, init=False, repr=False)
 
     def causes(self) -> tuple[str, ...]:
         """Leave out what takes updates, where the gradient has been zero from the first on."""
         return tuple(n for n in self.symptom_of if self._killed or n not in IN_TIME)
+
+    def on_connections(self, obs: Connections) -> Iterator[Finding]:
+        """Remember whose gradients were set to zero after backward."""
+        self._cleared = {use.optimizer for use in obs.uses if use.cleared}
+        yield from ()
 
     def on_updates(self, obs: Updates) -> Iterator[Finding]:
         """Remember whether the optimizer had a learning rate yet."""
@@ -83,7 +90,8 @@ class ZeroGradient(Check):
             self._alive.add(obs.optimizer)
         elif self._alive - {obs.optimizer}:
             return
-        if obs.loss == 0.0 or obs.muted or obs.optimizer not in self._driven:
+        cleared = obs.optimizer in self._cleared and not reached
+        if cleared or obs.loss == 0.0 or obs.muted or obs.optimizer not in self._driven:
             return
         beside = {owner(name) for name in reached if present[name].dims > 1}
         for name, gradient in present.items():

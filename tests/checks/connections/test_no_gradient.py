@@ -2,7 +2,7 @@ import pytest
 
 from lightning_debug.checks.connections.no_gradient import NoGradient
 from lightning_debug.finding import Severity
-from lightning_debug.observation import Connections, RunEnd
+from lightning_debug.observation import Connections, GradientUse, RunEnd
 from tests.build_updates import gradients, told, updates
 
 NONE = {"present": False, "largest": 0.0, "norm": 0.0}
@@ -95,3 +95,9 @@ def test_silent(observations):
 def test_silent_where_backward_has_not_run():
     skipped = Connections(backwards=0)
     assert told(NoGradient(), skipped, gradients({"net.0.weight": NONE})) == []
+
+
+def test_silent_where_gradients_are_cleared_after_backward():
+    cleared = Connections(uses=(GradientUse(optimizer="Adam", cleared=True),))
+    assert told(NoGradient(), cleared, gradients({"net.0.weight": NONE})) == []
+    assert told(NoGradient(), cleared, gradients({"head.weight": {}, "net.0.weight": NONE}))

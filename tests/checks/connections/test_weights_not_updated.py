@@ -151,6 +151,31 @@ def test_a_batch_that_is_skipped_is_fine():
     assert told(WeightsNotUpdated(), Connections(), STEP) == []
 
 
+GONE = {"present": False, "largest": 0.0, "norm": 0.0}
+CLEARED = Connections(uses=(GradientUse(optimizer="Adam", empty=True, cleared=True),))
+
+
+def test_fires_where_gradients_are_cleared_before_the_step():
+    [finding] = told(WeightsNotUpdated(), CLEARED, gradients(net__0__weight=GONE))
+    assert finding.message == (
+        "Adam makes steps without a gradient: backward gives one to its parameters, and it is"
+        " cleared before the step."
+    )
+    assert "zero_grad() before backward" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "observations",
+    [
+        pytest.param([CLEARED, gradients(a=GONE, b={})], id="some are left"),
+        pytest.param([CLEARED, gradients("SGD", a=GONE)], id="another optimizer"),
+        pytest.param([CLEARED, Connections(), gradients(a=GONE)], id="in another batch"),
+    ],
+)
+def test_silent_where_not_all_is_cleared(observations):
+    assert told(WeightsNotUpdated(), *observations) == []
+
+
 FROZEN = {**STUCK, "trainable": False, "stateful": True, "driven": 0}
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from lightning_debug.checks.connections.zero_gradient import ZeroGradient
 from lightning_debug.finding import Severity
+from lightning_debug.observation import Connections, GradientUse
 from tests.build_updates import gradients, told, updates
 
 STEP = updates({"net.0.weight": {}})
@@ -82,3 +83,9 @@ def test_updates_explain_only_what_they_may_have_done(first, explained):
     assert ("update-too-large" in check.causes()) is explained
     assert ("probabilities-as-logits" in check.causes()) is explained
     assert "symmetric-init" in check.causes()
+
+
+def test_silent_where_gradients_are_cleared_after_backward():
+    cleared = Connections(uses=(GradientUse(optimizer="Adam", cleared=True),))
+    assert told(ZeroGradient(), STEP, cleared, gradients({"net.0.weight": ZERO})) == []
+    assert told(ZeroGradient(), STEP, cleared, gradients({"head.weight": {}, "net.0.weight": ZERO}))
