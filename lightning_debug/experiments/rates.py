@@ -42,6 +42,8 @@ MOST_RATES = 5
 FALLEN = 0.2
 # Of update over weight: what lies outside shows on which side to try first.
 LARGE, SMALL = 3e-2, 3e-4
+# Epochs without a rise after which a learning rate below its full size stays there.
+STILL = 2
 # Gradients are clipped where a step uses less than this of what backward wrote; to one norm, where
 # that varies by no more than this.
 CUT = 0.99
@@ -92,6 +94,7 @@ class RateTrials:
         self._highest = 0.0
         self._ratios: list[float] = []
         self._base = 0.0
+        self._epoch = self._risen = 0
 
     def start(self) -> None:
         """Keep the initial weights."""
@@ -126,7 +129,9 @@ class RateTrials:
             groups = by_group(obs).values()
             if groups:
                 self._rates.append(max(group.lr for group in groups))
-                self._highest = max(self._highest, self._rates[-1])
+                self._epoch = obs.epoch
+                if self._rates[-1] > self._highest:
+                    self._highest, self._risen = self._rates[-1], obs.epoch
                 self._ratios.append(max(group.median for group in groups))
                 self._base = max(group.base_lr for group in groups)
 
@@ -210,8 +215,11 @@ class RateTrials:
 
     @property
     def _rising(self) -> bool:
-        """Tell whether the learning rate still comes up, and has done no harm yet."""
-        if not self._rates:
+        """Tell whether the learning rate still comes up, and has done no harm yet.
+
+        One that comes up once an epoch stands still in between.
+        """
+        if not self._rates or self._epoch - self._risen >= STILL:
             return False
         warming = self._rates[-1] > self._rates[0] or self._rates[-1] == self._highest < self._base
         return warming and self._ratio <= LARGE
@@ -266,6 +274,7 @@ class RateTrials:
             epoch=epoch,
             optimizer=type(self._optimizers[0]).__name__,
             lr=self._highest,
+            base=self._base,
             ratio=self._ratio,
             typical=median(self._ratios),
             run=(self._first, fmean(self._recent)),

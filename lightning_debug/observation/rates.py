@@ -52,6 +52,7 @@ class RateTrial(Observation):
     Attributes:
         optimizer: Which one was tried.
         lr: Its largest learning rate in the run.
+        base: What a scheduler takes as its full learning rate; nan without one.
         ratio, typical: The largest update over weight (rms) in the run, and the median.
         run: The first loss of the run, and the mean of the last ones before the trial.
         start: The mean loss of the initial weights over the batches.
@@ -65,6 +66,7 @@ class RateTrial(Observation):
 
     optimizer: str = ""
     lr: float = float("nan")
+    base: float = float("nan")
     ratio: float = float("nan")
     typical: float = float("nan")
     run: tuple[float, float] = (float("nan"), float("nan"))

@@ -12,7 +12,7 @@ from torch import nn, optim
 from lightning_debug.experiments.rates import MOST_WEIGHTS, RateTrials
 from lightning_debug.experiments.replica import NotApplicableError
 from lightning_debug.observation import Clipping, LossCall, LossCalls, Targets, WholeLoss
-from tests.build_updates import losses, ratios
+from tests.build_updates import losses, ratios, updates
 
 STEPS = 20
 
@@ -250,6 +250,16 @@ def test_says_that_the_rate_is_zero_or_still_rises():
     made.hear(ratios(1e-3, lr=1e-4))
     with pytest.raises(NotApplicableError, match="still rising"):
         run(made)
+
+
+def test_a_rate_that_has_stood_still_for_epochs_does_not_rise_any_more():
+    model = Bowl()
+    optimizer = optim.SGD(model.parameters(), lr=1e-3)
+    made = trials(model, [optimizer], lr=1e-5)
+    for epoch in range(3):
+        step = {"net.0.weight": {"update_rms": 1e-3, "lr": 1e-4, "base_lr": 1e-2}}
+        made.hear(updates(step, epoch=epoch))
+    assert run(made).base == 1e-2
 
 
 def test_keeps_nothing_of_a_large_model_and_nothing_once_it_is_told_to_forget(monkeypatch):

@@ -41,6 +41,34 @@ def test_the_suggested_rate_makes_it_learn(program, kind, lr, data):
     assert after.last < 0.9 * before.last
 
 
+class Scheduled(Program):
+    """The function of a LambdaLR returns the rate itself, which is multiplied with the rate."""
+
+    def __init__(self, net, rate, broken):
+        super().__init__(net)
+        self.rate, self.broken = rate, broken
+
+    def configure_optimizers(self):
+        optimizer = optim.Adam(self.parameters(), lr=self.rate)
+        full = self.rate if self.broken else 1.0
+        warm_up = optim.lr_scheduler.LambdaLR(optimizer, lambda n: full * min(1.0, (n + 1) / 20))
+        return [optimizer], [{"scheduler": warm_up, "interval": "step"}]
+
+
+@pytest.mark.parametrize(
+    ("net", "rate", "data"),
+    [
+        pytest.param(lambda: mlp(optim.Adam).net, 1e-3, digits, id="mlp"),
+        pytest.param(lambda: encoder(optim.Adam).net, 3e-4, sequences, id="transformer"),
+    ],
+)
+def test_a_schedule_that_gives_rates_for_factors(net, rate, data):
+    broken = fit(lambda: Scheduled(net(), rate, True), data(), epochs=10)
+    [finding] = [f for f in broken.findings if f.name == "learning-rate-too-low"]
+    assert "LambdaLR" in finding.fix
+    assert alarms(fit(lambda: Scheduled(net(), rate, False), data(), epochs=10)) == []
+
+
 def frozen_out():
     return Program(nn.Linear(64, 10), F.cross_entropy, partial(optim.SGD, lr=0.0))
 

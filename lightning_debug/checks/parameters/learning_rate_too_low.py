@@ -49,6 +49,8 @@ class LearningRateTooLow(Check):
         factor: Smallest factor of the learning rate that has to do best.
         gain: Share of the initial loss that the better rate has to gain in the trial.
         little: Share of that gain that the rate of the run may make.
+        scheduled: Share of the rate that the optimizer is set to below which the schedule is to
+            blame.
         known: Share of the chance level above which the first loss of a fresh model lies.
         patience: Looks in a row with a learning rate of zero.
     """
@@ -73,6 +75,7 @@ class LearningRateTooLow(Check):
     factor: float = 1000.0
     gain: float = 0.02
     little: float = 0.05
+    scheduled: float = 0.1
     known: float = 0.6
     patience: int = 5
     _fresh: bool = field(default=False, init=False, repr=False)
@@ -125,6 +128,12 @@ class LearningRateTooLow(Check):
             f" {own.end:.4g}; with {rate:.3g} it goes to {best.end:.3g}."
         )
         fix = f"Set the learning rate to {rate:.3g} ({best.factor:g} times what it is)."
+        if obs.lr < self.scheduled * obs.base:
+            message += f" The optimizer is set to {obs.base:.3g}; the schedule stays far below."
+            fix = (
+                f"Let the schedule come up to {obs.base:.3g}: LambdaLR takes a function that"
+                " returns a factor of the rate that the optimizer is set to, and not a rate."
+            )
         yield self.finding(
             obs,
             message,

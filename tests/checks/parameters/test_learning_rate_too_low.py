@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lightning_debug.checks.parameters.learning_rate_too_low import LearningRateTooLow
@@ -29,6 +31,13 @@ def test_fires_where_a_higher_rate_works_on_the_copy():
         " 0.4."
     )
     assert finding.fix == "Set the learning rate to 0.01 (1000 times what it is)."
+
+
+def test_blames_the_schedule_where_that_keeps_the_rate_low():
+    *before, tried = run(FRESH, FRESH)
+    [finding] = told(LearningRateTooLow(), *before, replace(tried, base=2e-3))
+    assert "The optimizer is set to 0.002" in finding.message
+    assert finding.fix.startswith("Let the schedule come up to 0.002: LambdaLR takes a function")
 
 
 @pytest.mark.parametrize("weights", [(TRAINED,), (FRESH, TRAINED, TRAINED), (FRESH, FROZEN), ()])
