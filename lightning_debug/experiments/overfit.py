@@ -158,8 +158,8 @@ def scored(pair: Pair) -> Score | None:
     integer = not target.is_floating_point() and target.dtype is not torch.bool
     if pair.function in BY_INDEX and integer and prediction.ndim == target.ndim + 1:
         return _accuracy(prediction, target, pair.counted)
-    if pair.function == "cross_entropy" and prediction.shape == target.shape:
-        return _accuracy(prediction.movedim(1, -1), target.argmax(1), None)
+    if pair.function == "cross_entropy" and prediction.shape == target.shape and target.ndim > 1:
+        return _shared(*(t.movedim(1, -1).flatten(0, -2) for t in (prediction, target)))
     if prediction.shape != target.shape or prediction.is_complex():
         return None
     if pair.function in BINARY:
@@ -186,6 +186,21 @@ def _accuracy(prediction: Tensor, target: Tensor, counted: Tensor | None) -> Sco
         return None
     constant = float(torch.special.entr(shares).sum())
     return Score("accuracy", float(right.float().mean()), often, len(target), constant)
+
+
+def _shared(prediction: Tensor, target: Tensor) -> Score | None:
+    """Return how well probabilities of classes are met, which rows of targets give.
+
+    Where one class stands out in each row it has to be the highest; where several share the first
+    place, each has to get its share.
+    """
+    counted = target.sum(1) > 0
+    prediction, target = prediction[counted], target[counted]
+    tied = (target == target.amax(1, keepdim=True)).sum(1) > 1
+    if not bool(tied.any()):
+        return _accuracy(prediction, target.argmax(1), None)
+    shares = target.double() / target.double().sum(1, keepdim=True)
+    return _explained(prediction.double().softmax(1), shares)
 
 
 def _explained(prediction: Tensor, target: Tensor) -> Score | None:

@@ -141,6 +141,7 @@ class LossCall:
             where there is no such factor.
         unused: Share of the errors that a mask leaves out of the loss, of a regression that gives
             them one by one.
+        spelled: Whether it is no function of torch, but spelled out in the user's code.
         kind: What it takes the prediction for: ``"logits"``, ``"binary-logits"``,
             ``"log-probabilities"``, ``"probabilities"``, ``"regression"`` or ``"other"``.
         reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``.
@@ -164,6 +165,7 @@ class LossCall:
     margin_size: float = 0.0
     unscaled: float = float("nan")
     unused: float = 0.0
+    spelled: bool = False
     kind: str = "other"
     reduction: str = "mean"
     terms: int = 1

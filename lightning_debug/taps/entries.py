@@ -22,7 +22,7 @@ from lightning_debug.taps.statistics import (
     stride_for,
     tensors_in,
 )
-from lightning_debug.taps.trace import Material, Trace
+from lightning_debug.taps.trace import Material, Trace, takes_only_shapes
 from lightning_debug.taps.transfer import Entry, Ledger
 
 # Functions whose second argument is the weight by definition, whatever made it.
@@ -130,17 +130,17 @@ class EntryTap(Listener):
                 self._enter(name, inputs, outputs)
             return
         if lineage.parents:
-            shaped = name.endswith("_like") or name.startswith("new_")
             made = _Lineage(
                 lineage.parents,
-                frozenset() if shaped else lineage.valued,
+                frozenset() if takes_only_shapes(name) else lineage.valued,
                 lineage.learned or any(map(self._made_of_weights, inputs)),
             )
             self._lineages.update((id(tensor), (weakref.ref(tensor), made)) for tensor in outputs)
 
     def compared(self, heard: Heard) -> None:
         """Hear of a loss: what it holds a prediction against is a target."""
-        valued = self._lineage([heard.target]).valued
+        given = heard.target if heard.given is None else heard.given
+        valued = self._lineage([given]).valued
         self.targets |= valued
         target = heard.target
         if not valued or not target.numel():

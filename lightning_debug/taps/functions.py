@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from lightning_debug.taps.statistics import tensors_in
-from lightning_debug.taps.trace import Origin, Trace
+from lightning_debug.taps.trace import Origin, Trace, takes_only_shapes
 
 MIXERS = frozenset(
     """linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
@@ -164,10 +164,9 @@ class FunctionTap(TorchFunctionMode):
         outputs = list(tensors_in(out, depth=1))
         if not outputs:
             return  # a shape or a device
-        inputs = list(tensors_in((args, kwargs)))
+        inputs = [] if takes_only_shapes(name) else list(tensors_in((args, kwargs)))
         self._trace.mark(name, inputs, outputs)
-        if not name.endswith("_like") and not name.startswith("new_"):
-            self._trace.read.update(map(id, inputs))
+        self._trace.read.update(map(id, inputs))
         held = (self._trace.own(t) for t in inputs if isinstance(t, Parameter))
         weights = [own for own in held if isinstance(own, Parameter)]
         self._trace.used.update(map(id, weights))

@@ -112,6 +112,7 @@ class _Found:
             place=self.place,
             prediction=prediction,
             target=target,
+            given=self.target,
             value=value,
             node=self.out.grad_fn,
             parts=self.out if self.out.numel() > 1 else None,

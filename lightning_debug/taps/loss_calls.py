@@ -68,6 +68,7 @@ class _Call:
     norm: Entry
     numel: int
     features: Features
+    spelled: bool = False
     terms: int = 1
     classes: int = 0
     references: dict[str, Entry] = field(default_factory=dict)
@@ -202,6 +203,7 @@ class LossTap(Listener):
                 norm=self._ledger.note(norm(prediction)),
                 numel=prediction.numel(),
                 features=Features.of(heard, self._trace, self._batch, self._ledger),
+                spelled=heard.given is not None,
             )
             if heard.function in UNIFORM or heard.function == "kl_div":
                 call.classes = _classes(heard, prediction)
@@ -245,6 +247,7 @@ class LossTap(Listener):
                 margin_size=call.margin[1].value,
                 unscaled=call.unscaled.value / call.terms,
                 unused=call.unused.value,
+                spelled=call.spelled,
                 terms=call.terms,
                 **call.features.fields(),
             )

@@ -21,6 +21,8 @@ class Heard:
         place: Where it was called: the module path, or ``"training_step"``.
         prediction: The side that carries a gradient, with its graph.
         target: The other side.
+        given: Of a loss that is spelled out, what the user's code took for it; ``target`` may be
+            another layout of that.
         value: What came out.
         node: The node of the graph that made it.
         parts: The errors one by one, in the graph, where nothing has added them up yet.
@@ -37,6 +39,7 @@ class Heard:
     prediction: Tensor
     target: Tensor
     value: Tensor
+    given: Tensor | None = None
     node: Node | None = None
     parts: Tensor | None = None
     reduction: str = "mean"

@@ -84,6 +84,11 @@ def has_parameters(module: Module) -> bool:
     return bool(module._modules) and next(module.parameters(), None) is not None
 
 
+def takes_only_shapes(name: str) -> bool:
+    """Tell whether a function takes no more of a tensor than its shape, type and device."""
+    return name.endswith("_like") or (name.startswith("new_") and name != "new_tensor")
+
+
 @dataclass(slots=True)
 class Frame:
     """A module that is running."""
@@ -214,7 +219,8 @@ class Trace:
         material = None
         if not inputs:
             # Points drawn or laid out in the step are data, as much as those of a loader.
-            plain = name in CONSTANTS or all(tensor.numel() == 1 for tensor in outputs)
+            made = name.removeprefix("new_").removesuffix("_like")
+            plain = made in CONSTANTS or all(tensor.numel() == 1 for tensor in outputs)
             material = Material.CONSTANTS if plain else None
         elif None not in materials:
             weights = Material.WEIGHTS in materials

@@ -78,6 +78,13 @@ class TestScores:
         score = heard(F.cross_entropy, out, torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
         assert (score.metric, score.value) == ("accuracy", 0.5)
 
+    def test_classes_that_share_the_first_place(self):
+        target = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+        score = heard(F.cross_entropy, wish(target.clamp_min(1e-9).log().tolist()), target)
+        assert (score.metric, score.value) == ("explained variance", pytest.approx(1.0))
+        counts = 4 * target  # of several true classes, and of none
+        assert heard(F.cross_entropy, wish([[9.0, 9.0, 0.0, 0.0]] * 3), counts).value < 0.5
+
     @pytest.mark.parametrize("function", [F.mse_loss, F.l1_loss, F.huber_loss])
     def test_real_targets(self, function):
         target = torch.tensor([[1.0], [3.0]])

@@ -199,6 +199,50 @@ class Triplet(Program):
         return F.relu(positive - far + 0.2).pow(2).mean()
 
 
+def kernel(a, b):
+    """Inverse multiquadratic kernels of several widths, of all with all."""
+    return sum(c / (c + torch.cdist(a, b).square()) for c in (2.0, 6.0, 12.0)).mean()
+
+
+class Wasserstein(Program):
+    """An autoencoder whose codes are held against samples of a prior, which need no gradient."""
+
+    def __init__(self, prior):
+        super().__init__(mlp(64, 64, 4))
+        self.decoder, self.prior = mlp(4, 64, 64), prior
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        codes = self.net(x)
+        prior = self.prior(codes)
+        apart = kernel(codes, codes) + kernel(prior, prior) - 2 * kernel(codes, prior)
+        return F.mse_loss(self.decoder(codes), x) + 0.5 * apart
+
+
+class Baskets(Program):
+    """Collaborative filtering: a softmax over all items, and each basket holds several."""
+
+    def __init__(self, loss):
+        super().__init__(mlp(60, 32, 60, activation=nn.Tanh), loss)
+
+    def training_step(self, batch, batch_idx):
+        items, _ = batch
+        return self.loss(self.net(F.dropout(F.normalize(items), 0.3)), items)
+
+
+def baskets():
+    generator = torch.Generator().manual_seed(0)
+    tastes = torch.randn(1024, 4, generator=generator)
+    items = 1.5 * tastes @ torch.randn(4, 60, generator=generator) - 3.0
+    x = (torch.rand(1024, 60, generator=generator) < items.sigmoid()).float()
+    kept = x.sum(1) > 2
+    return tastes[kept], x[kept]
+
+
+def by_hand(logits, target):
+    return -(logits.log_softmax(1) * target).sum(1).mean()
+
+
 class Regularised(Program):
     """A penalty that is zero nearly always, next to the data loss."""
 
@@ -370,6 +414,10 @@ class SelfTrained(Program):
         pytest.param(lambda: TwoViews(BarlowTwins()), id="Barlow twins"),
         pytest.param(lambda: TwoViews(VicReg()), id="VICReg"),
         pytest.param(lambda: TwoViews(InfoNce()), id="InfoNCE"),
+        pytest.param(lambda: Wasserstein(torch.randn_like), id="Wasserstein autoencoder"),
+        pytest.param(
+            lambda: Wasserstein(lambda z: z.new_empty(z.shape).normal_()), id="prior in place"
+        ),
         pytest.param(Triplet, id="triplets on the sphere"),
         pytest.param(lambda: Regularised(mlp(64, 64, 10)), id="penalties that are zero"),
         pytest.param(ActorCritic, id="actor and critic"),
@@ -391,6 +439,21 @@ def test_gan_on_black_and_white_images(kind):
     drawing = torch.where(x > 0.85, 1.0, -1.0)
     data = DataLoader(TensorDataset(drawing, y), batch_size=32, shuffle=True)
     assert alarms(fit(lambda: Gan(kind, width=128), data, epochs=20)) == []
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, by_hand])
+def test_baskets_that_are_rebuilt(loss):
+    _, items = baskets()
+    data = DataLoader(TensorDataset(items, items), batch_size=64, shuffle=True)
+    assert alarms(fit(lambda: Baskets(loss), data, epochs=10)) == []
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, by_hand])
+def test_classes_that_share_one_probability(loss):
+    tastes, items = baskets()
+    shares = items if loss is by_hand else items / items.sum(1, keepdim=True)
+    data = DataLoader(TensorDataset(tastes, shares), batch_size=64, shuffle=True)
+    assert alarms(fit(lambda: Program(mlp(4, 64, 60), loss), data, epochs=10)) == []
 
 
 def test_confident_sigmoid_output():

@@ -10,7 +10,7 @@ from statistics import mean
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
-from lightning_debug.observation import LossCall, LossCalls
+from lightning_debug.observation import DataFlow, LossCall, LossCalls
 
 MANY = 64
 KEPT = 32
@@ -33,8 +33,9 @@ class LossTaskMismatch(Check):
     target in thousands. The loss then stops high, or falls without the task being learned.
 
     Silent when: targets are one-hot or soft, counts, ratings or ages under a regression; a few
-    targets lie outside, or many by little (noise); targets are made by the model; predictions grow
-    towards their targets.
+    targets lie outside, or many by little (noise); targets are made by the model; the shares of
+    several true classes are modelled, because they are what the model takes (baskets, bags of
+    words), or by a likelihood that is spelled out; predictions grow towards their targets.
 
     Args:
         outside: Distance of targets from the range of 0 to 1 that noise on labels explains.
@@ -68,10 +69,16 @@ class LossTaskMismatch(Check):
     scale_patience: int = 12
     id_patience: int = 5
     patience: int = 3
+    _rebuilds: bool = field(default=False, init=False, repr=False)
     _highest: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _looks: dict[str, deque[tuple[float, float]]] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    def on_data_flow(self, obs: DataFlow) -> Iterator[Finding]:
+        """See whether a target of the loss is what the model takes, as in an autoencoder."""
+        self._rebuilds = self._rebuilds or any(entry.target for entry in obs.entries)
+        yield from ()
 
     def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
         """Ask each call the questions that its kind allows; one answer is enough."""
@@ -129,8 +136,10 @@ class LossTaskMismatch(Check):
         """A softmax shares one probability among the classes."""
         target = call.target
         hot = target.dtype == "float" and target.whole and target.low == 0.0 and target.high == 1.0
-        if call.function != "cross_entropy" or not hot or target.made:
+        if call.function != "cross_entropy" or not hot or target.made or self._rebuilds:
             return None
+        if call.spelled:
+            return None  # a log-likelihood of several draws
         if len(target.shape) < 2 or not target.several >= self.several:
             return None
         message = (

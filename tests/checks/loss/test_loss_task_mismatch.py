@@ -4,7 +4,7 @@ import pytest
 
 from lightning_debug.checks.loss.loss_task_mismatch import LossTaskMismatch
 from lightning_debug.finding import Severity
-from lightning_debug.observation import Predictions, Targets
+from lightning_debug.observation import DataEntry, DataFlow, Predictions, Targets
 from tests.build_observations import loss_calls
 
 
@@ -32,6 +32,14 @@ def binary(low, high, function="binary_cross_entropy_with_logits", **changes):
 
 MULTI_HOT = {"shape": (32, 10), "whole": True, "low": 0.0, "high": 1.0, "several": 0.6}
 IDS = {"whole": True, "low": 0.0, "high": 9.0, "distinct": 10, "mean": 4.5, "std": 2.9}
+
+
+def test_several_true_classes_of_which_the_shares_are_modelled():
+    prediction = {"shape": (32, 10)}
+    assert findings("cross_entropy", "logits", prediction, MULTI_HOT, spelled=True) == []
+    check = LossTaskMismatch()
+    list(check.on_data_flow(DataFlow(entries=(DataEntry(place="net.0", target=True),))))
+    assert findings("cross_entropy", "logits", prediction, MULTI_HOT, check=check) == []
 
 
 def test_one_column():
