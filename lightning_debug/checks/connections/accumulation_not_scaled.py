@@ -49,12 +49,14 @@ class AccumulationNotScaled(Check):
                 continue
             batches.append(use.batches)
             if len(batches) >= self.steps:
+                # Where not every batch is looked at, fewer are seen than there were.
+                several = max(batches)
                 message = (
-                    f"Each step of {use.optimizer} uses the gradients of {use.batches} batches"
-                    f" added up, undivided: it is {use.batches} times as large as that of the mean."
+                    f"Each step of {use.optimizer} uses the gradients of {several} batches added"
+                    f" up, undivided: it is {several} times as large as that of the mean."
                 )
                 yield self.finding(
-                    obs, message, where=use.optimizer, batches=use.batches, factor=use.factor
+                    obs, message, where=use.optimizer, batches=several, factor=use.factor
                 )
 
     def _is_sum(self, use: GradientUse) -> bool:

@@ -70,6 +70,7 @@ class LossTaskMismatch(Check):
     id_patience: int = 5
     patience: int = 3
     _rebuilds: bool = field(default=False, init=False, repr=False)
+    _given: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
     _highest: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _looks: dict[str, deque[tuple[float, float]]] = field(
         default_factory=dict, init=False, repr=False
@@ -260,7 +261,9 @@ class LossTaskMismatch(Check):
         # A prediction that has grown to one part in N in n steps gets there after N times n.
         distant = wanted * obs.step >= self.steps * given and wanted >= self.scale * given
         raw_targets = wanted >= self.unit and distant
-        raw_outputs = given >= self.scale * wanted > 0.0 and (
+        # One that was smaller at first has grown: training blows up, and nothing is scaled.
+        first = self._given.setdefault((call.place, call.function), given)
+        raw_outputs = min(first, given) >= self.scale * wanted > 0.0 and (
             given >= self.unit or wanted <= 1.0 / self.unit
         )
         if not raw_targets and not raw_outputs:

@@ -81,7 +81,9 @@ class NonFiniteLoss(Check):
                 " loss grew before."
             )
         elif obs.activations_finite:
-            message += " All modules gave finite values, so the loss computation made it."
+            message += (
+                " All modules gave finite values: the targets or the loss computation made it."
+            )
         yield self.finding(obs, message, where=where, fix=fix, first_step=step)
 
     def _broken(self, obs: Losses) -> list[tuple[int, float]]:

@@ -65,6 +65,8 @@ class RegularizationDominates(Check):
         "symmetric-init",
         "weight-init-scale",
         "saturated-activation",
+        "learning-rate-too-high",
+        "update-too-large",
     )
     fix = "Multiply weight_decay (or the weight of the penalty) by 0.01, or set it to 0 at first."
 

@@ -19,6 +19,12 @@ def test_fires_on_a_sum():
     assert (finding.where, finding.severity) == ("SGD", Severity.WARNING)
 
 
+def test_counts_the_batches_of_a_step_that_was_seen_from_its_start():
+    few = {"batches": 2, "weights": (1.0,) * 2}
+    [finding] = told(AccumulationNotScaled(), *[uses(SUM), uses(few)] * 3)
+    assert finding.evidence["batches"] == 4
+
+
 @pytest.mark.parametrize(
     "change",
     [

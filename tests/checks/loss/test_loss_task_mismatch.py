@@ -151,3 +151,9 @@ def test_scales(prediction, target):
 )
 def test_silent_on_scales(prediction, target):
     assert regression(prediction, target) == []
+
+
+def test_silent_where_predictions_have_grown_away_from_their_targets():
+    check = LossTaskMismatch()
+    for std in (0.8, 30.0, 400.0):
+        assert regression({"mean": 0.0, "std": std}, {}, check=check) == []

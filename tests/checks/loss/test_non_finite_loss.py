@@ -14,8 +14,8 @@ def losses(*values, **changes):
 def test_fires():
     (finding,) = NonFiniteLoss().on_losses(losses(2.3, 2.1, math.nan, math.nan))
     assert finding.message == (
-        "The loss is nan from step 2 on. All modules gave finite values, so the loss computation"
-        " made it."
+        "The loss is nan from step 2 on. All modules gave finite values: the targets or the loss"
+        " computation made it."
     )
     assert finding.where == "loss"
     assert finding.severity == Severity.ERROR
