@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
 from tests.runs import Program, alarms, digits, fit, names, places, regression, sequences
 
@@ -87,4 +87,24 @@ def test_splits(module, data, mix):
     assert places(found, "train-val-overlap") == {"validation data"}
     share = next(f.evidence["share"] for f in found.findings if f.name == "train-val-overlap")
     assert share == pytest.approx(1.0 if mix is same else 1 / 3, abs=0.15)
+    assert alarms(fixed) == []
+
+
+class Bootstrap(Data):
+    """Draws each epoch with replacement, as for one member of a bagged ensemble."""
+
+    def train_dataloader(self):
+        sampler = RandomSampler(self.training, replacement=True)
+        return DataLoader(self.training, batch_size=32, sampler=sampler)
+
+
+def test_with_replacement():
+    def module():
+        return Validated(mlp(), F.mse_loss, ADAM)
+
+    x, y = regression().dataset.tensors
+    training, copies = TensorDataset(x[128:], y[128:]), TensorDataset(x[256:].clone(), y[256:])
+    found = fit(module, Bootstrap(training, copies), epochs=4)
+    fixed = fit(module, Bootstrap(training, TensorDataset(x[:128], y[:128])), epochs=4)
+    assert places(found, "train-val-overlap") == {"validation data"}
     assert alarms(fixed) == []

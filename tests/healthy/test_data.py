@@ -790,6 +790,17 @@ def test_short_sequences_come_again():
     assert alarms(fit(Words, data, epochs=3)) == []
 
 
+@pytest.mark.parametrize("held", [24, 200])
+def test_short_sequences_come_again_in_a_weighted_sampler(held):
+    """What its epochs hold twice says nothing of nature; few validation samples say little."""
+    ids = torch.randint(0, 10, (1000, 3), generator=torch.Generator().manual_seed(0))
+    y = (ids.sum(1) > 13).long()
+    sampler = WeightedRandomSampler(1.0 / torch.bincount(y[:800])[y[:800]], 800)
+    train = loader(ids[:800], y[:800], shuffle=False, sampler=sampler)
+    val = loader(ids[800 : 800 + held], y[800 : 800 + held], shuffle=False)
+    assert alarms(fit(Words, Data(train, val), epochs=3)) == []
+
+
 # -- workers ---------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
@@ -19,6 +19,8 @@ from lightning_debug.observation import (
 
 Key = tuple[float, float]
 
+UNSEEN = 3.0  # Of pairs that are expected to be alike, none is found in one case of twenty.
+
 
 @dataclass(kw_only=True)
 class TrainValOverlap(Check):
@@ -28,11 +30,11 @@ class TrainValOverlap(Check):
     stopping, the choice of a checkpoint and of hyperparameters rest on nothing.
 
     Silent when: samples are alike by nature (few possible inputs, such as short token sequences or
-    flags), judged by how often they repeat within the validation data; a few rows are duplicates;
-    the trainer overfits a few batches. Training data in one of several validation loaders, to
-    watch both, is info; the training step picks its samples from the batch (nodes of one graph,
-    windows of a series), because validation may pick others. An augmentation that changes every
-    sample hides the overlap.
+    flags), judged by how often they repeat within the validation data, and within an epoch of
+    training that draws each once; a few rows are duplicates; the trainer overfits a few batches.
+    Training data in one of several validation loaders, to watch both, is info; the training step
+    picks its samples from the batch (nodes of one graph, windows of a series), because validation
+    may pick others. An augmentation that changes every sample hides the overlap.
 
     Args:
         share: Smallest share of the validation samples, estimated from the training samples that
@@ -107,16 +109,31 @@ class TrainValOverlap(Check):
         if not seen or not keys:
             return None
         matched = [key for key in keys if key in seen]
-        by_nature = 1.0 - (1.0 - _collisions(keys, self._once[item.path])) ** len(seen)
         share = len(matched) / len(keys)
+        by_nature, most = self._nature(item.path, keys)
         whole = max(self._loader.samples, len(seen)) if self._loader.known else len(seen)
         estimate = min(1.0, (share - by_nature) * whole / len(seen))
         enough = 1 if self._loader.shared > self.share else self.matches
-        if len(set(matched)) < enough or share < self.natural * by_nature:
+        if len(set(matched)) < enough or share < max(self.natural * by_nature, most):
             return None
         if self._loader.shared <= self.share:
             return (estimate, len(matched)) if estimate >= self.share else None
         return self._loader.shared, len(matched)
+
+    def _nature(self, path: str, keys: Sequence[Key]) -> tuple[float, float]:
+        """Return the share of samples that match by nature: as estimated, and at most.
+
+        From pairs within the validation data and pairs within one epoch of training, where each
+        sample comes once. Where a sampler repeats samples, only the former are left, and may be
+        too few to show one that is alike.
+        """
+        seen = len(self._seen[path])
+        equal, pairs = _alike(Counter(keys))
+        if self._loader.repeats:
+            return _met(equal, pairs, seen), _met(equal + UNSEEN, pairs, seen)
+        trained_equal, trained_pairs = _alike(self._once[path])
+        estimate = _met(equal + trained_equal, pairs + trained_pairs, seen)
+        return estimate, estimate
 
 
 def _keys(prints: Sequence[Key]) -> list[Key]:
@@ -128,15 +145,13 @@ def _keys(prints: Sequence[Key]) -> list[Key]:
     ]
 
 
-def _collisions(keys: Sequence[Key], trained: Counter[Key]) -> float:
-    """Return how likely two different samples are the same by nature.
+def _alike(counts: Mapping[Key, int]) -> tuple[float, float]:
+    """Return how many pairs are the same, and how many there are."""
+    n = sum(counts.values())
+    return sum(count * (count - 1) for count in counts.values()) / 2.0, n * (n - 1) / 2.0
 
-    From pairs within the validation data and pairs within one epoch of training, where each
-    sample comes once.
-    """
-    equal = pairs = 0
-    for counts in (Counter(keys), trained):
-        n = counts.total()
-        equal += sum(count * (count - 1) for count in counts.values())
-        pairs += n * (n - 1)
-    return equal / pairs if pairs else 0.0
+
+def _met(equal: float, pairs: float, seen: int) -> float:
+    """Return how likely a sample is the same as one of so many others."""
+    likely = min(1.0, equal / pairs) if pairs else 0.0
+    return 1.0 - (1.0 - likely) ** seen

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from lightning_debug.checks.data.train_val_overlap import TrainValOverlap
 from lightning_debug.finding import Severity
@@ -66,3 +67,28 @@ def test_silent_where_few_samples_are_possible():
     for step in range(10):
         list(check.on_batch(batch(inputs(prints=few(32, 32 * step)), targets(), step=step)))
     assert not list(check.on_validation(validation(few(64, 1000))))
+
+
+def drawn_again(steps=10, batch=32):
+    """Return batches of 320 samples, each drawn with replacement."""
+    numbers = torch.randint(0, 320, (steps * batch,), generator=torch.Generator().manual_seed(0))
+    every = prints(320)
+    return [tuple(every[i] for i in part.tolist()) for part in numbers.split(batch)]
+
+
+def judge_drawn(found, *, repeats=True):
+    check = TrainValOverlap()
+    list(check.on_run_start(start(samples=320, order="own", repeats=repeats)))
+    for step, drawn in enumerate(drawn_again()):
+        list(check.on_batch(batch(inputs(prints=drawn), targets(), step=step)))
+    return list(check.on_validation(validation(found)))
+
+
+def test_what_a_sampler_repeats_is_not_alike_by_nature():
+    (finding,) = judge_drawn(prints(100, 100))
+    assert "About 100%" in finding.message
+    assert not judge_drawn(prints(100, 1000))
+
+
+def test_a_sampler_that_repeats_leaves_only_the_validation_data_to_tell_nature():
+    assert not judge_drawn(prints(20, 100))
