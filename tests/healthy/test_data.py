@@ -583,6 +583,44 @@ class ClassBatches(Sampler):
         return 30
 
 
+class EachClassOnce(Sampler):
+    """A batch of each class, in an order that is drawn for each epoch."""
+
+    def __init__(self, y):
+        self.classes = [torch.where(y == c)[0] for c in range(10)]
+
+    def __iter__(self):
+        for c in torch.randperm(10).tolist():
+            rows = self.classes[c]
+            yield from (part.tolist() for part in rows[torch.randperm(len(rows))].split(16))
+
+    def __len__(self):
+        return sum(-(-len(rows) // 16) for rows in self.classes)
+
+
+class Chunks(Sampler):
+    """Chunks of a recording in the order of time, from a random start: it went on for long."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        start = int(torch.randint(32, ()))
+        return iter(range(start, self.samples))
+
+    def __len__(self):
+        return self.samples - 16
+
+
+def recording():
+    """Windows of a sensor that was worn through three activities, one after the other."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(640) * 3 // 640
+    speed = torch.tensor([0.3, 0.6, 1.2])[y]
+    waves = torch.sin(torch.cumsum(speed, 0)) + 0.1 * torch.randn(640, generator=generator)
+    return TensorDataset(waves.unfold(0, 16, 1), y[15:])
+
+
 class Balanced(Sampler):
     """As many of each class in a batch, drawn anew."""
 
@@ -636,6 +674,15 @@ FORECAST = partial(Program, loss=F.mse_loss, optimizer=ADAM)
         ),
         pytest.param(lambda: Program(mlp()), lambda: batched(ClassBatches), 2, id="class batches"),
         pytest.param(lambda: Program(mlp()), lambda: batched(Balanced), 2, id="balanced batches"),
+        pytest.param(
+            lambda: Program(mlp()), lambda: batched(EachClassOnce), 6, id="each class once"
+        ),
+        pytest.param(
+            lambda: Program(mlp(16, 3)),
+            lambda: DataLoader(recording(), batch_size=16, sampler=Chunks(625)),
+            8,
+            id="recording in the order of time",
+        ),
         pytest.param(
             lambda: Program(mlp()),
             lambda: sampled(lambda x, y: WeightedRandomSampler(torch.ones(1024), 1024)),
