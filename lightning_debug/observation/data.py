@@ -206,11 +206,20 @@ class TargetCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationPrints:
-    """Fingerprints of the first samples of one tensor of the validation batches."""
+    """Fingerprints of the first samples of one tensor of the validation batches.
+
+    Attributes:
+        path: Where it lies in the batch.
+        loader: Number of the validation loader.
+        prints: Two numbers for each sample.
+        apart: Whether samples that agree in one of the columns are always equal, as those of
+            measurements are; False where too few were compared.
+    """
 
     path: str
     loader: int = 0
     prints: tuple[tuple[float, float], ...] = ()
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

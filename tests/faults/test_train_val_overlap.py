@@ -108,3 +108,35 @@ def test_with_replacement():
     fixed = fit(module, Bootstrap(training, TensorDataset(x[:128], y[:128])), epochs=4)
     assert places(found, "train-val-overlap") == {"validation data"}
     assert alarms(fixed) == []
+
+
+def signals(shares=(0.72, 0.18, 0.1), n=1600):
+    """Short signals of three kinds, of which two are rare."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
+    rate = torch.tensor([0.4, 0.7, 1.0])[y][:, None]
+    phase = 6.0 * torch.rand(n, 1, generator=generator)
+    x = torch.sin(rate * torch.arange(16.0) + phase) + torch.randn(n, 16, generator=generator)
+    return x[:, None], y
+
+
+def evened(x, y):
+    """Copy what is rare until all classes are as frequent."""
+    classes = [torch.where(y == c)[0] for c in range(3)]
+    most = max(map(len, classes))
+    rows = torch.cat([rows[torch.arange(most) % len(rows)] for rows in classes])
+    return TensorDataset(x[rows], y[rows])
+
+
+def test_copied_before_the_split():
+    def module():
+        body = [nn.Conv1d(1, 16, 5), nn.ReLU(), nn.AdaptiveMaxPool1d(1), nn.Flatten()]
+        return Validated(nn.Sequential(*body, nn.Linear(16, 3)))
+
+    x, y = signals()
+    generator = torch.Generator().manual_seed(1)
+    before = torch.utils.data.random_split(evened(x, y), [0.8, 0.2], generator)
+    after = evened(x[:1280], y[:1280]), TensorDataset(x[1280:], y[1280:])
+    found = fit(module, Data(*before), epochs=4)
+    assert places(found, "train-val-overlap") == {"validation data"}
+    assert alarms(fit(module, Data(*after), epochs=4)) == []

@@ -837,6 +837,61 @@ def test_short_sequences_come_again():
     assert alarms(fit(Words, data, epochs=3)) == []
 
 
+def phrases():
+    """Embedded messages: those of one class are often a usual phrase, with the same vector."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(1600, 16, generator=generator), torch.arange(1600) % 2
+    frequency = 1.0 / torch.arange(1.0, 41.0)
+    usual = torch.randn(40, 16, generator=generator) + 1.0
+    drawn = torch.multinomial(frequency, 800, replacement=True, generator=generator)
+    x[1::2] = usual[drawn]
+    return x, y
+
+
+def products():
+    """Each sample is one of 60 products, by its measures, and whether a visitor has bought it."""
+    generator = torch.Generator().manual_seed(0)
+    measures = torch.randn(60, 16, generator=generator)
+    rows = torch.randint(0, 60, (1600,), generator=generator)
+    chance = torch.sigmoid(2.0 * measures[:, 0])[rows]
+    return measures[rows], (torch.rand(1600, generator=generator) < chance).long()
+
+
+def evenly_repeated():
+    """Signals of a machine that is off are one of a few, by design; those of one that runs not."""
+    x, y = phrases()
+    x[1::2] = (torch.arange(800)[:, None] % 200 // torch.tensor([1, 2, 4, 8] * 4)) % 10 / 10.0
+    x[::2] = (10.0 * x[::2]).round() / 10.0
+    return x, y
+
+
+def oversampled():
+    """Copies of what is rare in both parts, each made after the split."""
+    x, y = phrases()
+    x = torch.randn(len(x), 16, generator=torch.Generator().manual_seed(1)) + y[:, None]
+    rows = [torch.cat([part, *[part[y[part] == 1]] * 4]) for part in torch.arange(1600).split(1200)]
+    return loader(x[rows[0]], y[rows[0]]), loader(x[rows[1]], y[rows[1]], shuffle=False)
+
+
+def parted(data):
+    x, y = data()
+    return loader(x[:1200], y[:1200]), loader(x[1200:], y[1200:], shuffle=False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(partial(parted, phrases), id="usual phrases"),
+        pytest.param(partial(parted, products), id="products"),
+        pytest.param(partial(parted, evenly_repeated), id="a few settings"),
+        pytest.param(oversampled, id="oversampled after the split"),
+    ],
+)
+def test_samples_come_again(data):
+    run = fit(lambda: Validated(mlp(16, 2)), Data(*data()), epochs=3)
+    assert "train-val-overlap" not in {f.name for f in run.findings}
+
+
 @pytest.mark.parametrize("held", [24, 200])
 def test_short_sequences_come_again_in_a_weighted_sampler(held):
     """What its epochs hold twice says nothing of nature; few validation samples say little."""

@@ -3,6 +3,7 @@ import torch
 
 from lightning_debug.checks.data.train_val_overlap import TrainValOverlap
 from lightning_debug.finding import Severity
+from lightning_debug.observation import Validation, ValidationPrints
 from tests.build_data import batch, inputs, prints, start, targets, validation
 
 
@@ -92,3 +93,47 @@ def test_what_a_sampler_repeats_is_not_alike_by_nature():
 
 def test_a_sampler_that_repeats_leaves_only_the_validation_data_to_tell_nature():
     assert not judge_drawn(prints(20, 100))
+
+
+def judge_classes(rare, frequent, *, apart=True, labels=None):
+    """Train on rare samples 0 to 39, eight times each, and on others; validate on these."""
+    check = TrainValOverlap()
+    list(check.on_run_start(start(samples=640)))
+    every = [prints(1, i % 40)[0] if i % 2 else prints(1, 1000 + i)[0] for i in range(640)]
+    for step in range(20):
+        tensor = inputs(prints=tuple(every[32 * step : 32 * step + 32]))
+        list(check.on_batch(batch(tensor, targets(), step=step)))
+    labels = labels or (1.0,) * len(rare) + (0.0,) * len(frequent)
+    found = (
+        ValidationPrints(path="batch[0]", prints=(*rare, *frequent), apart=apart),
+        ValidationPrints(path="batch[1]", prints=tuple((label, 1.0) for label in labels)),
+    )
+    return list(check.on_validation(Validation(step=20, prints=found)))
+
+
+def copies(numbers):
+    return tuple(prints(1, number)[0] for number in numbers)
+
+
+EVEN = copies(1 + 2 * (i * 7 % 20) for i in range(60))
+UNEVEN = copies([1] * 20 + [3] * 10 + [5] * 5 + [7 + 2 * (i % 17) for i in range(25)])
+
+
+def test_a_class_whose_samples_were_copied():
+    (finding,) = judge_classes(EVEN, prints(60, 2000))
+    assert "About 50% of the validation samples" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("rare", "frequent", "settings"),
+    [
+        pytest.param(UNEVEN, prints(60, 2000), {}, id="some are frequent"),
+        pytest.param(EVEN, prints(60, 2000), {"apart": False}, id="share numbers"),
+        pytest.param(EVEN, EVEN, {}, id="all classes come again"),
+        pytest.param(EVEN, prints(60, 2000), {"labels": (0.0, 1.0) * 60}, id="in all classes"),
+        pytest.param(EVEN, prints(60, 2000), {"labels": (0.0, 1.0)}, id="labels of something else"),
+        pytest.param(prints(60, 3000), prints(60, 2000), {}, id="others"),
+    ],
+)
+def test_samples_that_come_again_by_nature(rare, frequent, settings):
+    assert not judge_classes(rare, frequent, **settings)
