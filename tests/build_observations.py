@@ -44,13 +44,14 @@ def loss_calls(resumed=False, **changes):
     return LossCalls(calls=(LossCall(**fields | changes),), resumed=resumed)
 
 
-def labelled(targets, correct, *, own=0.5, other=0.5):
+def labelled(targets, correct, *, own=0.5, other=0.5, weights=()):
     """Return the counts of the classes of one batch."""
     return ClassCounts(
         targets=tuple(targets),
         correct=tuple(correct),
         own=(own,) * len(targets),
         other=(other,) * len(targets),
+        weights=tuple(weights),
     )
 
 

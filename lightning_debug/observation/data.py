@@ -19,6 +19,7 @@ class Loader:
         batches, samples: Number of them in an epoch; 0 where it does not tell.
         batch_size: Samples that it collates; 0 where the dataset gives whole batches.
         order: ``"sequential"``, ``"random"``, or ``"own"`` for a sampler that torch does not have.
+        repeats: Whether its sampler may draw a sample several times in an epoch.
         workers: Number of its worker processes.
         overfit: Whether the trainer was told to overfit a few batches.
         shares: Whether its sampler or dataset shuffles, and knows of several processes.
@@ -32,6 +33,7 @@ class Loader:
     samples: int = 0
     batch_size: int = 0
     order: str = "own"
+    repeats: bool = False
     workers: int = 0
     overfit: bool = False
     shares: bool = False
@@ -204,11 +206,20 @@ class TargetCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationPrints:
-    """Fingerprints of the first samples of one tensor of the validation batches."""
+    """Fingerprints of the first samples of one tensor of the validation batches.
+
+    Attributes:
+        path: Where it lies in the batch.
+        loader: Number of the validation loader.
+        prints: Two numbers for each sample.
+        apart: Whether samples that agree in one of the columns are always equal, as those of
+            measurements are; False where too few were compared.
+    """
 
     path: str
     loader: int = 0
     prints: tuple[tuple[float, float], ...] = ()
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

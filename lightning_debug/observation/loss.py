@@ -85,12 +85,14 @@ class ClassCounts:
         correct: How many of them get the highest score.
         own: Mean probability of the class on its own targets.
         other: Mean probability of the class on the targets of others.
+        weights: What the loss multiplies its targets by; empty if it was not told.
     """
 
     targets: tuple[float, ...] = ()
     correct: tuple[float, ...] = ()
     own: tuple[float, ...] = ()
     other: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

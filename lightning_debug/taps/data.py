@@ -36,6 +36,8 @@ SEARCHED = 2000
 PENDING = 256
 WORKER_LOOKS = 10
 VALIDATION_BATCHES = 16
+# Values of one byte agree in one pair of 256: in so many pairs they do not fail to.
+APART_PAIRS = 4000
 
 
 def named_tensors(value: Any, path: str = "batch", depth: int = 3) -> Iterator[tuple[str, Tensor]]:
@@ -369,12 +371,15 @@ class ValidationPrintTap:
         self._passes = 0
         self._on = False
         self._rows: dict[tuple[int, str], list[Entry]] = {}
+        self._apart: dict[tuple[int, str], Tensor] = {}
+        self._pairs: dict[tuple[int, str], int] = {}
 
     def begin(self) -> None:
         """Start a pass; the first, second, fourth, eighth ... are measured."""
         self._passes += 1
         self._on = self._passes & (self._passes - 1) == 0
         self._ledger, self._rows = Ledger(), {}
+        self._apart, self._pairs = {}, {}
 
     def batch(self, batch: Any, index: int, loader: int) -> None:
         """Take in a batch."""
@@ -383,19 +388,39 @@ class ValidationPrintTap:
         with torch.no_grad():
             for path, tensor in list(named_tensors(batch))[:START_TENSORS]:
                 if _sampled(tensor):
-                    row = fingerprints.prints(fingerprints.rows(tensor)).reshape(-1)
-                    noted = self._rows.setdefault((loader, path), [])
-                    noted.extend(self._ledger.note_row(row))
+                    rows, key = fingerprints.rows(tensor), (loader, path)
+                    noted = self._rows.setdefault(key, [])
+                    noted.extend(self._ledger.note_row(fingerprints.prints(rows).reshape(-1)))
+                    if tensor.is_floating_point():
+                        self._compare(key, rows)
+
+    def _compare(self, key: tuple[int, str], rows: Tensor) -> None:
+        """Note in which columns the samples of a batch agree only where all of them do."""
+        here = fingerprints.apart(rows)
+        before = self._apart.get(key, here)
+        same = before.shape == here.shape
+        self._apart[key] = before & here if same else torch.zeros_like(here)
+        self._pairs[key] = self._pairs.get(key, 0) + len(rows) * (len(rows) - 1) // 2
 
     def prints(self) -> tuple[ValidationPrints, ...]:
         """Return the fingerprints of the pass."""
+        apart = {
+            key: self._ledger.note(columns.any().to(torch.float32))
+            for key, columns in self._apart.items()
+            if len(columns) > 1 and self._pairs[key] >= APART_PAIRS
+        }
         self._ledger.send()
         self._ledger.settle()
         found = tuple(
-            ValidationPrints(path=path, loader=loader, prints=_pairs(entries))
+            ValidationPrints(
+                path=path,
+                loader=loader,
+                prints=_pairs(entries),
+                apart=(loader, path) in apart and apart[loader, path].value == 1.0,
+            )
             for (loader, path), entries in self._rows.items()
         )
-        self._rows = {}
+        self._rows, self._apart, self._pairs = {}, {}, {}
         return found
 
 

@@ -9,6 +9,7 @@ from lightning_debug.taps.statistics import bare, stride_for
 
 SAMPLES = 64
 FEATURES = 1024
+COLUMNS = 64
 
 
 def rows(tensor: Tensor, samples: int = SAMPLES) -> Tensor:
@@ -24,3 +25,10 @@ def prints(values: Tensor) -> Tensor:
     place = torch.arange(1, values.shape[1] + 1, device=values.device, dtype=values.dtype)
     weights = torch.stack([torch.cos(place * 1.7320508), torch.sin(place * place * 0.6180339)])
     return values @ weights.T
+
+
+def apart(values: Tensor) -> Tensor:
+    """Return of some columns whether two rows agree there only if they agree in all of these."""
+    some = values[:, :: stride_for(values.shape[1], COLUMNS)]
+    equal = some[:, None] == some
+    return equal.sum(dim=(0, 1)) == equal.all(dim=2).sum()

@@ -46,6 +46,7 @@ def describe(training: Any, validation: Any, *, overfit: bool = False) -> Loader
         samples=_drawn(loader),
         batch_size=loader.batch_size or 0,
         order=_order(loader),
+        repeats=_repeats(loader),
         workers=loader.num_workers,
         overfit=overfit,
         shares=any(map(_knows_of_others, _samplers(loader))),
@@ -82,6 +83,14 @@ def _order(loader: DataLoader[Any]) -> str:
     if type(sampler) is DistributedSampler:
         return "random" if sampler.shuffle else "sequential"
     return "random" if type(sampler) in (RandomSampler, SubsetRandomSampler) else "own"
+
+
+def _repeats(loader: DataLoader[Any]) -> bool:
+    """Tell whether an epoch may hold a sample several times; of a sampler of one's own it may."""
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler:
+        return sampler.replacement or len(sampler) > _length(loader.dataset)
+    return _order(loader) == "own"
 
 
 def _samplers(loader: DataLoader[Any]) -> Iterator[Any]:

@@ -348,12 +348,24 @@ def _heard(
         parts=out if out.numel() > 1 else None,
         reduction=options.get("reduction", "mean"),
         weight=next((w for w in weights if isinstance(w, Tensor)), None),
+        class_weights=_class_weights(name, options),
         ignored=options.get("ignore_index", -100)
         if name in ("cross_entropy", "nll_loss")
         else None,
         again=again,
         every=every,
     )
+
+
+def _class_weights(name: str, options: Mapping[str, Any]) -> Tensor | None:
+    """Return what a loss multiplies the targets of each class by, if it was told that."""
+    weight, positive = options.get("weight"), options.get("pos_weight")
+    if name in ("cross_entropy", "nll_loss"):
+        return weight if isinstance(weight, Tensor) else None
+    if isinstance(positive, Tensor) and positive.numel() == 1 and weight is None:
+        one = positive.detach().reshape(1)
+        return torch.cat([torch.ones_like(one), one])
+    return None
 
 
 def _every(prediction: Tensor, target: Tensor) -> int:

@@ -78,6 +78,7 @@ class Features:
     values: Row = field(default_factory=list)
     order: Row = field(default_factory=list)
     counts: Row = field(default_factory=list)
+    weights: Row = field(default_factory=list)
     ends: list[tuple[str, Row]] = field(default_factory=list)
 
     @classmethod
@@ -105,6 +106,9 @@ class Features:
             result.rows = note(_distributions(rows, prediction.dtype, labels, heard.ignored))
             counts = _counts(heard, rows, labels)
             result.counts = [] if counts is None else note(counts)
+            weights = heard.class_weights
+            if counts is not None and weights is not None and 4 * weights.numel() == len(counts):
+                result.weights = note(weights.detach().to(torch.float32))
         if heard.kind == "regression" and result.target.per_sample:
             order = _order(values, batch)
             result.order = [] if order is None else note(order)
@@ -158,7 +162,13 @@ class Features:
         classes = len(self.counts) // 4
         numbers = [entry.value for entry in self.counts]
         parts = [tuple(numbers[i * classes : (i + 1) * classes]) for i in range(4)]
-        return ClassCounts(targets=parts[0], correct=parts[1], own=parts[2], other=parts[3])
+        return ClassCounts(
+            targets=parts[0],
+            correct=parts[1],
+            own=parts[2],
+            other=parts[3],
+            weights=tuple(entry.value for entry in self.weights),
+        )
 
 
 def _known_of_prediction(prediction: Tensor) -> Predictions:

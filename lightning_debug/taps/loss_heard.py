@@ -28,6 +28,7 @@ class Heard:
         parts: The errors one by one, in the graph, where nothing has added them up yet.
         reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``.
         weight: Weights of the classes, of the positive class or of the samples, if given.
+        class_weights: Of these the ones of the classes, from the first to the last.
         ignored: The target that does not count, if there is one.
         again: The same call on another prediction, if it can be repeated.
         every: Which samples ``again`` takes: of a large prediction each second one, say.
@@ -44,6 +45,7 @@ class Heard:
     parts: Tensor | None = None
     reduction: str = "mean"
     weight: Tensor | None = None
+    class_weights: Tensor | None = None
     ignored: int | None = None
     again: Callable[[Tensor], Tensor] | None = None
     every: int = 1

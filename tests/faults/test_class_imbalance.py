@@ -97,3 +97,42 @@ def test_pair(bug, fix):
     assert places(found, "class-imbalance") == {"training_step"}
     module, data = fix()
     assert alarms(fit(lambda: module, data, epochs=12)) == []
+
+
+def shares(x, y):
+    """Return the share of each class, which many take for its weight."""
+    return torch.bincount(y).float() / len(y)
+
+
+class Scored(nn.Module):
+    """Log-probabilities, and a loss with the shares as weights, or with their inverse."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.loss = nn.NLLLoss(weight=weights)
+
+    def forward(self, logits, y):
+        return self.loss(logits.log_softmax(1), y)
+
+
+def ratio(x, y):
+    """Return how many positives there are for each negative: pos_weight is its inverse."""
+    return (y == 1).sum() / (y == 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("module", "weights", "classes", "shape"),
+    [
+        pytest.param(lambda w: Program(mlp(3), Scored(w)), shares, THREE, (), id="shares"),
+        pytest.param(
+            lambda w: Program(Cnn(1), binary(pos_weight=w)), ratio, RARE, (1, 12), id="pos_weight"
+        ),
+    ],
+)
+def test_weights_the_wrong_way_round(module, weights, classes, shape):
+    wrong = weights(*samples(classes))
+    found = fit(lambda: module(wrong), loader(classes, shape=shape), epochs=12)
+    (finding,) = [f for f in found.findings if f.name == "class-imbalance"]
+    assert "the wrong way round" in finding.message
+    fixed = fit(lambda: module(1.0 / wrong), loader(classes, shape=shape), epochs=12)
+    assert alarms(fixed) == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from lightning_debug import Severity
 from tests.runs import Program, alarms, digits, fit, names, places, regression, sequences
@@ -91,4 +91,31 @@ def test_shuffled_from_one_seed():
     fixed = fit(lambda: Reseeded(False), digits(), epochs=4)
     assert "data-not-shuffled" in names(found)
     assert "seed" in next(f.fix for f in found.findings if f.name == "data-not-shuffled")
+    assert alarms(fixed) == []
+
+
+class Grouped(Sampler):
+    """Batches of positives, then of negatives; or what it has collected, in random order."""
+
+    def __init__(self, y, mixed):
+        self.y, self.mixed = y, mixed
+
+    def __iter__(self):
+        groups = [torch.where(self.y == c)[0] for c in self.y.unique()]
+        rows = torch.cat([group[torch.randperm(len(group))] for group in groups])
+        rows = rows[torch.randperm(len(rows))] if self.mixed else rows
+        return iter(part.tolist() for part in rows.split(32))
+
+    def __len__(self):
+        return -(-len(self.y) // 32)
+
+
+def test_a_sampler_that_goes_class_by_class():
+    def data(mixed):
+        x, y = sequences().dataset.tensors
+        return DataLoader(TensorDataset(x, y), batch_sampler=Grouped(y, mixed))
+
+    found, fixed = fit(Tokens, data(False), epochs=8), fit(Tokens, data(True), epochs=8)
+    assert "sampler" in places(found, "data-not-shuffled")
+    assert "data-not-shuffled" in names(found)
     assert alarms(fixed) == []

@@ -583,6 +583,44 @@ class ClassBatches(Sampler):
         return 30
 
 
+class EachClassOnce(Sampler):
+    """A batch of each class, in an order that is drawn for each epoch."""
+
+    def __init__(self, y):
+        self.classes = [torch.where(y == c)[0] for c in range(10)]
+
+    def __iter__(self):
+        for c in torch.randperm(10).tolist():
+            rows = self.classes[c]
+            yield from (part.tolist() for part in rows[torch.randperm(len(rows))].split(16))
+
+    def __len__(self):
+        return sum(-(-len(rows) // 16) for rows in self.classes)
+
+
+class Chunks(Sampler):
+    """Chunks of a recording in the order of time, from a random start: it went on for long."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        start = int(torch.randint(32, ()))
+        return iter(range(start, self.samples))
+
+    def __len__(self):
+        return self.samples - 16
+
+
+def recording():
+    """Windows of a sensor that was worn through three activities, one after the other."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(640) * 3 // 640
+    speed = torch.tensor([0.3, 0.6, 1.2])[y]
+    waves = torch.sin(torch.cumsum(speed, 0)) + 0.1 * torch.randn(640, generator=generator)
+    return TensorDataset(waves.unfold(0, 16, 1), y[15:])
+
+
 class Balanced(Sampler):
     """As many of each class in a batch, drawn anew."""
 
@@ -636,6 +674,15 @@ FORECAST = partial(Program, loss=F.mse_loss, optimizer=ADAM)
         ),
         pytest.param(lambda: Program(mlp()), lambda: batched(ClassBatches), 2, id="class batches"),
         pytest.param(lambda: Program(mlp()), lambda: batched(Balanced), 2, id="balanced batches"),
+        pytest.param(
+            lambda: Program(mlp()), lambda: batched(EachClassOnce), 6, id="each class once"
+        ),
+        pytest.param(
+            lambda: Program(mlp(16, 3)),
+            lambda: DataLoader(recording(), batch_size=16, sampler=Chunks(625)),
+            8,
+            id="recording in the order of time",
+        ),
         pytest.param(
             lambda: Program(mlp()),
             lambda: sampled(lambda x, y: WeightedRandomSampler(torch.ones(1024), 1024)),
@@ -788,6 +835,72 @@ def test_short_sequences_come_again():
     y = (ids.sum(1) > 13).long()
     data = Data(loader(ids[:600], y[:600]), loader(ids[600:], y[600:], shuffle=False))
     assert alarms(fit(Words, data, epochs=3)) == []
+
+
+def phrases():
+    """Embedded messages: those of one class are often a usual phrase, with the same vector."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(1600, 16, generator=generator), torch.arange(1600) % 2
+    frequency = 1.0 / torch.arange(1.0, 41.0)
+    usual = torch.randn(40, 16, generator=generator) + 1.0
+    drawn = torch.multinomial(frequency, 800, replacement=True, generator=generator)
+    x[1::2] = usual[drawn]
+    return x, y
+
+
+def products():
+    """Each sample is one of 60 products, by its measures, and whether a visitor has bought it."""
+    generator = torch.Generator().manual_seed(0)
+    measures = torch.randn(60, 16, generator=generator)
+    rows = torch.randint(0, 60, (1600,), generator=generator)
+    chance = torch.sigmoid(2.0 * measures[:, 0])[rows]
+    return measures[rows], (torch.rand(1600, generator=generator) < chance).long()
+
+
+def evenly_repeated():
+    """Signals of a machine that is off are one of a few, by design; those of one that runs not."""
+    x, y = phrases()
+    x[1::2] = (torch.arange(800)[:, None] % 200 // torch.tensor([1, 2, 4, 8] * 4)) % 10 / 10.0
+    x[::2] = (10.0 * x[::2]).round() / 10.0
+    return x, y
+
+
+def oversampled():
+    """Copies of what is rare in both parts, each made after the split."""
+    x, y = phrases()
+    x = torch.randn(len(x), 16, generator=torch.Generator().manual_seed(1)) + y[:, None]
+    rows = [torch.cat([part, *[part[y[part] == 1]] * 4]) for part in torch.arange(1600).split(1200)]
+    return loader(x[rows[0]], y[rows[0]]), loader(x[rows[1]], y[rows[1]], shuffle=False)
+
+
+def parted(data):
+    x, y = data()
+    return loader(x[:1200], y[:1200]), loader(x[1200:], y[1200:], shuffle=False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(partial(parted, phrases), id="usual phrases"),
+        pytest.param(partial(parted, products), id="products"),
+        pytest.param(partial(parted, evenly_repeated), id="a few settings"),
+        pytest.param(oversampled, id="oversampled after the split"),
+    ],
+)
+def test_samples_come_again(data):
+    run = fit(lambda: Validated(mlp(16, 2)), Data(*data()), epochs=3)
+    assert "train-val-overlap" not in {f.name for f in run.findings}
+
+
+@pytest.mark.parametrize("held", [24, 200])
+def test_short_sequences_come_again_in_a_weighted_sampler(held):
+    """What its epochs hold twice says nothing of nature; few validation samples say little."""
+    ids = torch.randint(0, 10, (1000, 3), generator=torch.Generator().manual_seed(0))
+    y = (ids.sum(1) > 13).long()
+    sampler = WeightedRandomSampler(1.0 / torch.bincount(y[:800])[y[:800]], 800)
+    train = loader(ids[:800], y[:800], shuffle=False, sampler=sampler)
+    val = loader(ids[800 : 800 + held], y[800 : 800 + held], shuffle=False)
+    assert alarms(fit(Words, Data(train, val), epochs=3)) == []
 
 
 # -- workers ---------------------------------------------------------------------------------

@@ -475,3 +475,26 @@ def test_hinge_that_is_met():
 def test_tiny_batches(batch):
     module = partial(Program, mlp(), optimizer=partial(torch.optim.SGD, lr=0.01))
     assert alarms(fit(module, digits(n=192, batch=batch), epochs=1)) == []
+
+
+def clouds(shares, distance):
+    """Gaussian clouds in these shares, whose centres lie this far out."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.multinomial(torch.tensor(shares), 2048, replacement=True, generator=generator)
+    x = torch.randn(2048, 12, generator=generator)
+    return DataLoader(
+        TensorDataset(x + distance * F.one_hot(y, 12), y), batch_size=64, shuffle=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares", "distance"),
+    [
+        pytest.param([5.0, 1.0], (0.95, 0.05), 4.0, id="false alarms cost more"),
+        pytest.param([1.0, 1.0, 0.1], (0.49, 0.49, 0.02), 2.0, id="a class of junk"),
+    ],
+)
+def test_rare_classes_that_weigh_less_on_purpose(weights, shares, distance):
+    loss = nn.CrossEntropyLoss(weight=torch.tensor(weights))
+    run = fit(lambda: Program(mlp(12, len(weights)), loss), clouds(shares, distance), epochs=12)
+    assert alarms(run) == []

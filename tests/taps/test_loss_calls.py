@@ -87,3 +87,23 @@ def test_some_samples_give_the_references_of_all(make, rel, monkeypatch):
 def test_of_large_predictions_each_so_manyth(prediction, target, expected):
     sides = (torch.empty(shape, device="meta") for shape in (prediction, target))
     assert loss_calls._every(*sides) == expected
+
+
+def test_tells_the_weights_of_classes(monkeypatch):
+    loss, targets = classes(weight=torch.arange(1.0, 7.0))
+    assert first_call(monkeypatch, loss, targets).counts.weights == (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    assert first_call(monkeypatch, F.cross_entropy, targets).counts.weights == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("binary_cross_entropy_with_logits", {"pos_weight": torch.tensor(9.0)}, [1.0, 9.0]),
+        ("binary_cross_entropy_with_logits", {"pos_weight": torch.ones(3)}, None),
+        ("binary_cross_entropy_with_logits", {"weight": torch.ones(2)}, None),
+        ("mse_loss", {"weight": torch.ones(2)}, None),
+    ],
+)
+def test_weights_that_are_not_of_classes(name, options, expected):
+    weights = loss_calls._class_weights(name, options)
+    assert (None if weights is None else weights.tolist()) == expected

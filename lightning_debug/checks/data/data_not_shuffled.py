@@ -6,6 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from statistics import fmean, median
 
 from lightning_debug.check import Check
@@ -13,6 +14,10 @@ from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Batch, BatchTensor, Loader, RunStart, same_order
 
 LOOKS_KEPT = 64
+SAMPLER = (
+    "Let the sampler mix the classes: draw from all samples (torch.randperm(len(dataset))), or"
+    " shuffle what it gives before it is cut into batches."
+)
 
 
 @dataclass(kw_only=True)
@@ -24,8 +29,9 @@ class DataNotShuffled(Check):
     network learn the order, and the gradient's noise does not average out.
 
     Silent when: a loader shuffles; the data are few batches or one pass; the trainer overfits a
-    few batches. It is info where order is meant: iterable data, a sampler of one's own, time
-    series (neighbouring samples are alike), targets for each token.
+    few batches. It is info where order is meant: iterable data, a sampler of one's own (unless it
+    goes through one class after the other, and starts over in each epoch), time series
+    (neighbouring samples are alike), targets for each token.
 
     Args:
         looks: Fewest batches before sorting is judged.
@@ -34,6 +40,8 @@ class DataNotShuffled(Check):
         batches: Fewest batches of an epoch that have to come again.
         serial: Largest difference between neighbouring samples, over that between any two, that
             tells a time series.
+        pure: Smallest share of a batch that one class has where a sampler goes class by class.
+        later: Fewest looks of later epochs that show each class at its place again.
     """
 
     fix = "Shuffle the training data: DataLoader(dataset, batch_size=..., shuffle=True)."
@@ -43,8 +51,13 @@ class DataNotShuffled(Check):
     sorted_share: float = 0.5
     batches: int = 4
     serial: float = 0.7
+    pure: float = 0.9
+    later: int = 4
     _loader: Loader = field(default_factory=Loader, init=False, repr=False)
     _labels: deque[tuple[float, ...]] = field(
+        default_factory=lambda: deque(maxlen=LOOKS_KEPT), init=False, repr=False
+    )
+    _places: deque[tuple[int, int, float]] = field(
         default_factory=lambda: deque(maxlen=LOOKS_KEPT), init=False, repr=False
     )
     _classes: bool = field(default=True, init=False, repr=False)
@@ -80,6 +93,9 @@ class DataNotShuffled(Check):
             self._classes = target.integer or all(v == int(v) for v in target.labels if v == v)
             if not self._classes:
                 self._targets.append(target.adjacent)
+            label, count = Counter(target.labels).most_common(1)[0]
+            if count >= self.pure * len(target.labels):
+                self._places.append((obs.index, obs.epoch, label))
         inputs = [t for t in obs.tensors if t.input and not t.integer]
         self._inputs.extend(t.adjacent for t in inputs if not math.isnan(t.adjacent))
         self._tokens = self._tokens or any(
@@ -131,6 +147,28 @@ class DataNotShuffled(Check):
         series = self._is_series() if self._classes else median(self._inputs or [1.0]) < self.serial
         severity = self._severity(("sequential",), series)
         yield self.finding(obs, message, where="targets", severity=severity, share=share)
+        if self._severity(("own",), series) is Severity.WARNING and self._class_by_class():
+            classes = len({label for *_, label in self._places})
+            message = (
+                f"The sampler goes through one class after the other, in every epoch: each of the"
+                f" {classes} classes that were seen fills one stretch of it."
+            )
+            yield self.finding(obs, message, where="sampler", fix=SAMPLER, share=share)
+
+    def _class_by_class(self) -> bool:
+        """Tell whether each class comes in one stretch, at the same place of every epoch."""
+        first = min((epoch for _, epoch, _ in self._places), default=0)
+        labels = [label for *_, label in sorted(self._places)]
+        later = [label for _, epoch, label in self._places if epoch > first]
+        classes = len(set(labels))
+        stretches = sum(1 for _ in groupby(labels))
+        return (
+            self._classes
+            and len(labels) >= 2 * max(self.looks, classes)
+            and len(later) >= self.later
+            and len(set(later)) > 1
+            and stretches == classes
+        )
 
     def _severity(self, orders: tuple[str, ...], series: bool) -> Severity:
         """Return how bad it is: where an order is meant, it is only worth knowing."""

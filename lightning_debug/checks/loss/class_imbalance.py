@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding
 from lightning_debug.observation import ClassCounts, LossCall, LossCalls
 
+INVERTED = (
+    "Weigh a class by the inverse of its share: F.cross_entropy(logits, y, weight=counts.sum() /"
+    " counts), BCEWithLogitsLoss(pos_weight=negatives / positives)."
+)
+
 
 @dataclass(kw_only=True)
 class ClassImbalance(Check):
-    """Some classes are rare, the loss does not weigh them, and the model never predicts them.
+    """Some classes are rare, the loss does not favour them, and the model never predicts them.
 
     Why: where one class has nine targets in ten, always predicting it is nearly right, and the
     gradient of the rare classes drowns in that of the frequent one. The loss falls, the accuracy
-    looks good, and the classes that matter are lost.
+    looks good, and the classes that matter are lost. Weights that are the shares of the classes,
+    and not their inverse, make that worse.
 
-    Silent when: the loss is weighted or focal, or samples are balanced; rare classes are
-    predicted too; few of them have been seen yet; there are several targets a sample (next
-    token, segmentation) or very many classes; the loss still tells them apart better and better.
+    Silent when: the loss is weighted (but not by the shares themselves) or focal, or samples are
+    balanced; rare classes are predicted too; few of them have been seen yet; there are several
+    targets a sample (next token, segmentation) or very many classes; the loss still tells them
+    apart better and better.
 
     Args:
         ratio: Smallest ratio of the most frequent class to a rare one.
@@ -34,6 +42,8 @@ class ClassImbalance(Check):
             not told apart at all.
         late: The same for others; rare classes are learned last in healthy training too.
         apart: Ratio of these probabilities that counts as higher.
+        likeness: Range of exponents of the share of a class that give weights that are its share.
+        uneven: Smallest ratio of two shares that weights are held against.
         patience: Looks in a row.
     """
 
@@ -52,6 +62,8 @@ class ClassImbalance(Check):
     start: int = 80
     late: int = 250
     apart: float = 1.2
+    likeness: tuple[float, float] = (0.4, 1.6)
+    uneven: float = 1.5
     patience: int = 2
     _seen: dict[str, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False)
     _recent: dict[str, deque[ClassCounts]] = field(default_factory=dict, init=False, repr=False)
@@ -70,8 +82,10 @@ class ClassImbalance(Check):
                 seen = nothing
             recent.append(call.counts)
             self._seen[key] = tuple(a + b for a, b in zip(seen, call.counts.targets, strict=True))
-            if call.weighted or call.reduction == "none":
+            if call.reduction == "none":
                 continue  # weighted by hand, as a focal loss does
+            if call.weighted and not self._upside_down(call.counts.weights, self._seen[key]):
+                continue
             yield from self._judge(obs, call, recent, self._seen[key])
 
     def _judge(
@@ -93,20 +107,44 @@ class ClassImbalance(Check):
         targets, correct = _totals(lost[rare])
         top = max(range(len(targets)), key=targets.__getitem__)
         share = targets[top] / sum(targets)
+        weighed = "the loss does not weigh classes"
+        if call.weighted:
+            times = call.counts.weights[top] / call.counts.weights[rare]
+            weighed = (
+                f"the loss weighs them {times:.3g} times as much as class {rare}: the weights are"
+                " the wrong way round"
+            )
         others = f" So are {len(lost) - 1} other rare classes." if len(lost) > 1 else ""
         message = (
-            f"{share:.0%} of the targets of {call.function} are class {top}, and the loss does not"
-            f" weigh classes. Class {rare} is lost: of its {targets[rare]:.0f} targets in the last"
+            f"{share:.0%} of the targets of {call.function} are class {top}, and"
+            f" {weighed}. Class {rare} is lost: of its {targets[rare]:.0f} targets in the last"
             f" {len(lost[rare])} looks {correct[rare]:.0f} were predicted right.{others}"
         )
         yield self.finding(
             obs,
             message,
             where=call.place,
+            fix=INVERTED if call.weighted else self.fix,
             majority=share,
             rare=targets[rare] / sum(targets),
             recall=correct[rare] / targets[rare],
         )
+
+    def _upside_down(self, weights: Sequence[float], seen: Sequence[float]) -> bool:
+        """Tell whether the weights are the shares of the classes, or a power near 1 of them.
+
+        One class of several that counts less than all others does so on purpose.
+        """
+        if not weights or min(weights) <= 0.0 or 2 == len(set(weights)) < len(weights):
+            return False
+        top = max(range(len(seen)), key=seen.__getitem__)
+        powers = [
+            math.log(weights[top] / weight) / math.log(seen[top] / targets)
+            for weight, targets in zip(weights, seen, strict=True)
+            if targets >= self.seen and seen[top] >= self.uneven * targets
+        ]
+        low, high = self.likeness
+        return bool(powers) and all(low <= power <= high for power in powers)
 
     def _window(self, recent: deque[ClassCounts], index: int) -> list[ClassCounts]:
         """Return the last looks that together have enough targets of a class; none if too few."""

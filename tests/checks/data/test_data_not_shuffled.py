@@ -116,3 +116,40 @@ def test_only_information(looks, loader):
 )
 def test_silent(looks, loader):
     assert not judge(*looks, **loader)
+
+
+def visited(*epochs, adjacent=1.0):
+    """Return looks at batches of one class each, by index and class, in these epochs."""
+    return [
+        batch(inputs(adjacent=adjacent), targets(*[label] * 32), epoch=e, index=index, step=e * 20)
+        for e, epoch in enumerate(epochs)
+        for index, label in epoch
+    ]
+
+
+ROUND = [(i, i // 4) for i in range(12)]
+AGAIN = [(1, 0), (5, 1), (7, 1), (11, 2)]
+
+
+def test_fires_on_a_sampler_that_goes_class_by_class():
+    _, finding = judge(*visited(ROUND, AGAIN), order="own")
+    assert finding.severity == Severity.WARNING
+    assert finding.where == "sampler"
+    assert "each of the 3 classes" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("looks", "loader"),
+    [
+        pytest.param(visited(ROUND + AGAIN), {}, id="one epoch"),
+        pytest.param(visited(ROUND, [(1, 2), (5, 0), (7, 1), (11, 0)]), {}, id="at other places"),
+        pytest.param(visited(ROUND, [(1, 0), (2, 0), (2, 0), (3, 0)]), {}, id="only its start"),
+        pytest.param(visited(ROUND, AGAIN[:3]), {}, id="few looks"),
+        pytest.param(visited([(i, i % 3) for i in range(12)], AGAIN), {}, id="in turns"),
+        pytest.param(visited(ROUND, AGAIN, adjacent=0.1), {}, id="time series"),
+        pytest.param(visited(ROUND, AGAIN), {"known": False}, id="stream"),
+    ],
+)
+def test_a_sampler_with_classes_in_another_order(looks, loader):
+    found = judge(*looks, **{"order": "own"} | loader)
+    assert {f.severity for f in found} <= {Severity.INFO}

@@ -1,3 +1,5 @@
+import pytest
+
 from lightning_debug.checks.loss.class_imbalance import ClassImbalance
 from lightning_debug.observation import LossCall, LossCalls, Targets
 from tests.build_observations import labelled
@@ -32,6 +34,30 @@ def test_says_what_is_lost():
 def test_several_rare_classes():
     (finding,) = findings(labelled([120, 4, 4], [120, 0, 0]))
     assert "So are 1 other rare classes." in finding.message
+
+
+def test_weights_that_are_the_shares():
+    (finding,) = findings(labelled([60, 4], [60, 0], weights=[0.94, 0.06]), weighted=True)
+    assert "the loss weighs them 15.7 times as much as class 1" in finding.message
+    assert "the wrong way round" in finding.message
+    assert "inverse" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("counts", "weights"),
+    [
+        pytest.param([60, 4], [0.06, 0.94], id="the inverse"),
+        pytest.param([60, 4], [1.0, 1.0], id="all alike"),
+        pytest.param([60, 4], [1.0, 0.0], id="a class that does not count"),
+        pytest.param([60, 4], [1.0, 0.5], id="a cost"),
+        pytest.param([30, 30, 3], [1.0, 1.0, 0.1], id="a class that counts less than all others"),
+        pytest.param([60, 15, 4], [0.8, 1.2, 0.1], id="another order"),
+        pytest.param([60, 4], [], id="weights of samples"),
+    ],
+)
+def test_other_weights(counts, weights):
+    lost = labelled(counts, [*counts[:-1], 0], weights=weights)
+    assert findings(lost, weighted=True, step=500, looks=16) == []
 
 
 def test_silent():
