@@ -61,9 +61,11 @@ class RewriteTap:
             return
         with torch.no_grad():
             alike = [torch.cosine_similarity(now[n], before[n], dim=0) for n in names]
-            drawn = torch.stack(alike).abs() < UNRELATED
+            changed = {n: (now[n] != before[n]).any() for n in names}
+            # Zeros are correlated with nothing.
+            drawn = (torch.stack(alike).abs() < UNRELATED) & torch.stack(list(changed.values()))
             both = [n for n in names if n in first and first[n].shape == now[n].shape]
-            again = [(now[n] == first[n]).all() & (now[n] != before[n]).any() for n in both]
+            again = [(now[n] == first[n]).all() & changed[n] for n in both]
             restored = torch.stack(again) if again else torch.zeros_like(drawn)
         self._drafts.append(_Draft(epoch, (drawn.float().mean(), restored.float().mean())))
 

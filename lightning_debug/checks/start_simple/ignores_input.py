@@ -31,7 +31,7 @@ class IgnoresInput(Check):
         " that is always 0."
     )
     severity = Severity.ERROR
-    symptom_of = ("batch-mixing", "activation-collapse", "dead-relu")
+    symptom_of = ("batch-mixing", "activation-collapse", "dead-relu", "symmetric-init")
 
     patience: int = 2
 
