@@ -176,6 +176,9 @@ class FunctionTap(TorchFunctionMode):
         known = self._trace.known(inputs)
         if name in TAMERS:
             self._trace.tamed.update(origin.place for origin in known)
+        if name not in MIXERS and not weights and any(t.requires_grad for t in outputs):
+            fixed = (t for t in inputs if not t.requires_grad)
+            self._trace.targets.update(origin.place for origin in self._trace.known(fixed))
         if name in MIXERS or (name not in CHANNEL_FIRST and any(w.ndim > 1 for w in weights)):
             origin = Origin(self._trace.place, 1 if name in CHANNEL_FIRST else -1)
         elif known:

@@ -17,6 +17,7 @@ from lightning_debug.observation import LossTerm
 from lightning_debug.taps.functions import Listener
 from lightning_debug.taps.graph import is_size_of_activations, nearby, only_inputs
 from lightning_debug.taps.lines import user_line
+from lightning_debug.taps.loss_calls import LOSSES
 from lightning_debug.taps.statistics import bare, dense, norm, tensors_in
 from lightning_debug.taps.trace import PLAIN, Mark, Trace
 from lightning_debug.taps.transfer import Entry, Ledger
@@ -42,14 +43,18 @@ NEAR = 6
 
 @dataclass(eq=False, slots=True)
 class _Scalar:
-    """A number that the training step computed: the function, and the numbers that it took."""
+    """A number that the training step computed: the function, and the numbers that it took.
+
+    Attributes:
+        made_by: The module that made what it was computed of; None if none did.
+    """
 
     name: str
     inputs: tuple[_Scalar | float, ...]
     value: Tensor
     node: Node | None = None
     mark: Mark = PLAIN
-    modelled: bool = False
+    made_by: str | None = None
     place: str = ""
     line: str = ""
 
@@ -262,7 +267,7 @@ class TermTap(Listener):
             bare(out).clone(),  # in-place sums write over their first summand
             node=out.grad_fn,
             mark=self._trace.marked(out),
-            modelled=origin is not None,
+            made_by=None if origin is None else origin.place,
             place=self._trace.place,
             line=user_line() if leaf else "",
         )
@@ -279,7 +284,7 @@ class TermTap(Listener):
             number = self._ledger.note(scalar.value.reshape(()) * term.weight)
             return self._number(number, term.weight)
         penalty = scalar.mark.material is not None
-        lost = scalar.mark.cut or ("frozen" if scalar.modelled else "")
+        lost = scalar.mark.cut or ("frozen" if self._is_frozen(scalar) else "")
         if not scalar.trained and (penalty or not lost or _ancestors(scalar) & trained):
             return None
         source = _source(scalar)
@@ -301,9 +306,18 @@ class TermTap(Listener):
             line=source.line,
             call=_call(scalar.node, calls),
             scaled=bool(term.factors),
-            modelled=scalar.modelled and not penalty,
+            modelled=scalar.made_by is not None and not penalty,
             nodes=[scalar.node] if scalar.node else [],
         )
+
+    def _is_frozen(self, scalar: _Scalar) -> bool:
+        """Tell whether layers made a number that are not trained, and something else should have.
+
+        What a prediction is held against, as a teacher's output, has an entropy: a constant that
+        makes a divergence of a cross entropy.
+        """
+        held = scalar.made_by in self._trace.targets and _source(scalar).name not in LOSSES
+        return scalar.made_by is not None and not held
 
     def _number(self, value: Entry, weight: float) -> _Draft:
         """Return the draft of a number that may have been read out of a tensor."""

@@ -111,6 +111,7 @@ class Trace:
         tamed: Places whose output went into a function that takes any size.
         scales: Identities of the vectors of weights that scale or shift what a norm gives.
         read: Identities of the tensors that a function has computed something from.
+        targets: Places whose output, which has no gradient, met something that has one.
         ran: Position of the first run of each module, by path.
         losses: Number of loss functions called so far.
         suspects: Identities of parameters without a gradient, of which to find out why.
@@ -123,6 +124,7 @@ class Trace:
     tamed: set[str] = field(default_factory=set)
     scales: set[int] = field(default_factory=set)
     read: set[int] = field(default_factory=set)
+    targets: set[str] = field(default_factory=set)
     ran: dict[str, int] = field(default_factory=dict)
     losses: int = 0
     suspects: set[int] = field(default_factory=set)
@@ -294,6 +296,7 @@ class Trace:
         self.scales.clear()
         self._spreads.clear()
         self.read.clear()
+        self.targets.clear()
         self.ran.clear()
         self.losses = 0
         self._cuts.clear()

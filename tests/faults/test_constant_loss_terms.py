@@ -54,13 +54,13 @@ class Overlap(Program):
 
 
 class Distilled(Program):
-    """A student that follows a trained teacher; in the bug the teacher follows itself."""
+    """A student that follows a trained teacher; in the bug it follows itself, or answers for it."""
 
-    def __init__(self, itself):
+    def __init__(self, itself=False, judged="student"):
         super().__init__(nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)))
         self.teacher = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
         self.teacher.requires_grad_(False)
-        self.itself = itself
+        self.itself, self.judged = itself, judged
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -70,7 +70,8 @@ class Distilled(Program):
             teacher.softmax(1),
             reduction="batchmean",
         )
-        return torch.stack([F.cross_entropy(student, y), imitation]).sum()
+        judged = teacher if self.judged == "teacher" else student
+        return torch.stack([F.cross_entropy(judged, y), imitation]).sum()
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.net.parameters(), lr=1e-3)
@@ -132,6 +133,9 @@ class Steep(Program):
         ),
         pytest.param(
             lambda: Distilled(itself=True), lambda: Distilled(itself=False), digits, id="frozen"
+        ),
+        pytest.param(
+            lambda: Distilled(judged="teacher"), Distilled, digits, id="the teacher's own loss"
         ),
         pytest.param(
             lambda: Smooth(watched=False), lambda: Smooth(watched=True), regression, id="no_grad"

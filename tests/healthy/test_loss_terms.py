@@ -212,6 +212,22 @@ def frozen(*sizes):
     return net.requires_grad_(False)
 
 
+class Distilled(Program):
+    """The divergence from a teacher, as its entropy and a cross entropy."""
+
+    def __init__(self, temperature=3.0):
+        super().__init__(mlp(64, 32, 10))
+        self.teacher, self.temperature = frozen(64, 64, 10), temperature
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        soft = (self.teacher(x) / self.temperature).softmax(1)
+        logits = self(x)
+        log_soft = (logits / self.temperature).log_softmax(1)
+        entropy = (soft * soft.log()).sum(1).mean()
+        return F.cross_entropy(logits, y) + 9 * (entropy - (soft * log_soft).sum(1).mean())
+
+
 class Codes(Program):
     """An auto-decoder: codes of the samples lie outside the model, and a fixed prior rates them."""
 
@@ -326,6 +342,7 @@ def test_sums(module):
 @pytest.mark.parametrize(
     "module",
     [
+        pytest.param(Distilled, id="entropy of a teacher"),
         pytest.param(lambda: Penalised(1e-4), id="L2"),
         pytest.param(lambda: Penalised(1e-5, 1), id="L1"),
         pytest.param(lambda: Penalised(1e-4, frozen=True), id="of frozen weights too"),

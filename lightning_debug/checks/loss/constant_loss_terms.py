@@ -38,9 +38,10 @@ class ConstantLossTerms(Check):
 
     Silent when: the value is only logged; it is zero (a sum that starts at 0, a term that is
     switched off); it is a fixed number or one that only rises or falls (an offset, a schedule);
-    it comes from the weights of frozen layers; another summand takes it away again (a
-    straight-through estimate); it has a gradient at some looks; its gradient goes to a tensor that
-    somebody keeps (latent codes, an image), or the step may use it itself (manual optimization).
+    it comes from the weights of frozen layers, or is the entropy of what they give for a target;
+    another summand takes it away again (a straight-through estimate); it has a gradient at some
+    looks; its gradient goes to a tensor that somebody keeps (latent codes, an image), or the step
+    may use it itself (manual optimization).
 
     Args:
         patience: Looks in a row.
