@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lightning_debug.taps.functions import Listener
 from lightning_debug.taps.graph import nearby
 from lightning_debug.taps.loss_heard import Heard
+from lightning_debug.taps.products import QUOTIENTS, REDUCTIONS, Products, all_with_all
 from lightning_debug.taps.statistics import bare
 from lightning_debug.taps.trace import Trace
 
@@ -31,10 +32,10 @@ BENDS = frozenset(
     pow square float_power sqrt max min maximum minimum fmax fmin where relu leaky_relu clamp
     clamp_min clamp_max clip cosh log log1p softplus to float double view reshape flatten""".split()
 )
-QUOTIENTS = frozenset(["div", "divide", "true_divide"])
 SCALINGS = QUOTIENTS | {"mul", "multiply"}
-REDUCTIONS = frozenset(["mean", "sum", "nanmean", "nansum"]) | NORMS
+LEVELS = REDUCTIONS | NORMS
 OWN_ERROR = "handwritten error"
+OWN_PRODUCT = "handwritten product"
 RECENT = 16
 DEEP = 24
 WIDE = 400
@@ -102,7 +103,7 @@ class _Found:
             difference = constant - target
             return difference.abs() if self.function == "absolute error" else difference.square()
 
-        bent = self.function == OWN_ERROR
+        bent = self.function in (OWN_ERROR, OWN_PRODUCT)
         kind = "logits" if self.function == "cross_entropy" else "regression"
         with torch.no_grad():
             value = self.out.detach() if bent else again(prediction.detach())
@@ -129,7 +130,8 @@ class HandwrittenTap(Listener):
 
     A difference of (N, 1) and (N,) is one of all with all. It counts whatever it is scaled, weighed
     or bent by, but only where it keeps its shape until one mean or sum is taken of all of it:
-    kernels, nearest neighbours and features of knots build such differences on purpose.
+    kernels, nearest neighbours and features of knots build such differences on purpose. A product
+    of all with all counts where nothing but sums and means is made of it.
     """
 
     everything = True
@@ -140,6 +142,7 @@ class HandwrittenTap(Listener):
         self._differences: deque[_Difference] = deque(maxlen=RECENT)
         self._shares: deque[_Share] = deque(maxlen=RECENT)
         self._spreads: deque[_Spread] = deque(maxlen=RECENT)
+        self._products = Products(trace)
         self._found: dict[int, _Found] = {}
 
     def begin(self, *, wanted: bool) -> None:
@@ -152,15 +155,21 @@ class HandwrittenTap(Listener):
         self._differences.clear()
         self._shares.clear()
         self._spreads.clear()
+        self._products.clear()
         self._found.clear()
 
     def after(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
     ) -> None:
         """Follow a call."""
-        if not self._on or not isinstance(out, Tensor) or not out.requires_grad or not args:
+        if not self._on:
             return
         name = getattr(func, "__name__", "")
+        product = self._products.follow(name, args, kwargs, out)
+        if product is not None:
+            self._note(OWN_PRODUCT, product.prediction, product.target, product.out)
+        if not isinstance(out, Tensor) or not out.requires_grad or not args:
+            return
         first, second = args[0], args[1] if len(args) > 1 else None
         if self._spreads:
             self._bend(name, args, out)
@@ -193,7 +202,12 @@ class HandwrittenTap(Listener):
         if not self._found or loss.grad_fn is None:
             return []
         near = set(itertools.islice(nearby(loss.grad_fn, DEEP), WIDE))
-        return [found.heard() for found in self._found.values() if found.out.grad_fn in near]
+        made = [found for found in self._found.values() if found.out.grad_fn in near]
+        return [found.heard() for found in made if not self._wanted(found)]
+
+    def _wanted(self, found: _Found) -> bool:
+        """Tell whether it is a product of all with all on purpose."""
+        return found.function == OWN_PRODUCT and self._products.meant(found.out)
 
     def _subtract(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         if left.requires_grad == right.requires_grad:
@@ -201,7 +215,7 @@ class HandwrittenTap(Listener):
         prediction, target = (left, right) if left.requires_grad else (right, left)
         if prediction.numel() < 2 or target.numel() < 2:
             return
-        if not _all_with_all(prediction, target, out):
+        if not all_with_all(prediction, target, out):
             self._differences.append(_Difference(out, prediction, target))
         elif self._pairs(prediction, target):
             self._spreads.append(_Spread(out, prediction, target))
@@ -212,14 +226,14 @@ class HandwrittenTap(Listener):
 
     def _bend(self, name: str, args: Sequence[Any], out: Tensor) -> None:
         """Follow a difference of all with all to the number that its mean or sum is."""
-        given = args[:1] if name in QUOTIENTS or name in REDUCTIONS else args
+        given = args[:1] if name in QUOTIENTS or name in LEVELS else args
         spread = next((s for s in self._spreads if any(s.out is value for value in given)), None)
         if spread is None:
             return
         function = spread.function or _error_of(name, args)
-        if name in REDUCTIONS and function and out.numel() == 1:
+        if name in LEVELS and function and out.numel() == 1:
             self._note(function, spread.prediction, spread.target, out)
-        elif name in REDUCTIONS and function:
+        elif name in LEVELS and function:
             self._spreads.append(replace(spread, out=out, function=function, whole=False))
         elif name in (BENDS if spread.whole else SCALINGS) and out.numel() == spread.out.numel():
             # What the model gave for other samples may be ranked against its predictions.
@@ -287,12 +301,6 @@ def _error_of(name: str, args: Sequence[Any]) -> str:
     if name in ABSOLUTES:
         return "absolute error"
     return "distance" if name in NORMS else ""
-
-
-def _all_with_all(prediction: Tensor, target: Tensor, out: Tensor) -> bool:
-    """Tell whether the same values, in two layouts, gave more of them."""
-    mine, theirs = ([n for n in t.shape if n != 1] for t in (prediction, target))
-    return mine == theirs and prediction.ndim != target.ndim and out.numel() > prediction.numel()
 
 
 def _chain(node: Node | None) -> Iterator[Node]:

@@ -66,6 +66,54 @@ class Ascending(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01, maximize=self.sign < 0)
 
 
+class Signed(Program):
+    """A classifier whose loss has a sign."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
+        self.optimizer = partial(torch.optim.Adam, lr=3e-3)
+        self.sign = sign
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.sign * F.cross_entropy(self.net(x), y)
+
+
+class Bottleneck(Program):
+    """A variational autoencoder of images, with a sign before its divergence."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16)))
+        self.optimizer = partial(torch.optim.Adam, lr=2e-3)
+        self.decoder = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64))
+        self.sign = sign
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0]
+        mean, log_variance = self.net(x).chunk(2, dim=1)
+        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1).mean()
+        reconstruction = F.mse_loss(self.decoder(code), x, reduction="sum") / len(x)
+        return reconstruction + self.sign * 0.1 * divergence
+
+
+WRONG_SIGNS = [
+    pytest.param(lambda: Signed(-1.0), lambda: Signed(1.0), 10, id="minus cross entropy"),
+    pytest.param(lambda: Bottleneck(-1.0), lambda: Bottleneck(1.0), 14, id="minus divergence"),
+]
+
+
+@pytest.mark.parametrize(("bug", "fix", "epochs"), WRONG_SIGNS)
+def test_wrong_sign(bug: Any, fix: Any, epochs: int) -> None:
+    found = fit(bug, digits(), epochs=epochs)
+    (top,) = [f for f in found.findings if f.name == "loss-diverging"]
+    assert not top.caused_by
+    assert "sign" in top.fix
+    exploding = [f for f in found.findings if f.name == "exploding-gradient"]
+    assert {f.caused_by for f in exploding} <= {"loss-diverging"}
+    assert alarms(fit(fix, digits(), epochs=epochs)) == []
+
+
 def linear(lr: float) -> Program:
     return Program(nn.Linear(8, 1), F.mse_loss, partial(torch.optim.SGD, lr=lr))
 

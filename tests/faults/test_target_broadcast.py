@@ -1,5 +1,7 @@
 """(N, 1) against (N,), and the programs without the bug."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -111,6 +113,71 @@ def percentage(prediction, y):
 
 def weighted(prediction, y):
     return (torch.ones(len(y)) * ((prediction - y) * 2.0).square()).sum() / len(y)
+
+
+def counts(prediction, y):
+    """A Poisson regression of counts."""
+    return (prediction.exp() - y.clamp(0.0, 2.0).round() * prediction).mean()
+
+
+def yes_or_no(prediction, y):
+    """A yes or no of each sample."""
+    labels = (y > 0.0).float()
+    errors = labels * F.logsigmoid(prediction) + (1.0 - labels) * F.logsigmoid(-prediction)
+    return -errors.sum() / len(y)
+
+
+class Proximal(Program):
+    """A policy with a critic, trained on two passes over its choices, as PPO does."""
+
+    def __init__(self, flat):
+        super().__init__(mlp(outputs=3), optimizer=functools.partial(torch.optim.Adam, lr=3e-3))
+        self.critic = mlp()
+        self.flat = flat
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        policy = torch.distributions.Categorical(logits=self.net(x))
+        action = policy.sample()
+        reward = -(action[:, None] - 1.0 - y).square()
+        value = self.critic(x)
+        advantage = reward - value.detach()
+        advantage = advantage if self.flat else advantage.squeeze(1)
+        before = policy.log_prob(action).detach()
+        ratio = (policy.log_prob(action) - before).exp()
+        clipped = ratio.clamp(0.8, 1.2)
+        gain = torch.min(ratio * advantage, clipped * advantage)
+        return -gain.mean() + F.mse_loss(value, reward) - 0.01 * policy.entropy().mean()
+
+
+@pytest.mark.parametrize(
+    ("bug", "fix"),
+    [
+        pytest.param(lambda: OwnLoss(True, counts), lambda: OwnLoss(False, counts), id="counts"),
+        pytest.param(
+            lambda: OwnLoss(True, yes_or_no), lambda: OwnLoss(False, yes_or_no), id="yes or no"
+        ),
+        pytest.param(lambda: Proximal(True), lambda: Proximal(False), id="advantages"),
+    ],
+)
+def test_products(bug, fix):
+    found = fit(bug, regression(), epochs=3)
+    assert "target-broadcast" in names(found)
+    assert places(found, "target-broadcast") == {"training_step"}
+    assert alarms(fit(fix, regression(), epochs=3)) == []
+
+
+def test_weights_of_another_shape():
+    def weighted_by(weight):
+        def loss(prediction, y):
+            errors = F.huber_loss(prediction.squeeze(1), y.squeeze(1), reduction="none")
+            return (errors / (1.0 + weight(y).square())).mean()
+
+        return lambda: Program(mlp(), loss)
+
+    found = fit(weighted_by(lambda y: y), regression(), epochs=3)
+    assert "target-broadcast" in names(found)
+    assert alarms(fit(weighted_by(lambda y: y.squeeze(1)), regression(), epochs=3)) == []
 
 
 @pytest.mark.parametrize("loss", [pinball, expectile, pseudo_huber, log_cosh, percentage, weighted])

@@ -118,6 +118,97 @@ def test_no_pairs_with_weights():
     assert hear(lambda z: (0.5 * (VALUES[:, None] - knots)).relu().mean()) == []
 
 
+def surrogate(z):
+    """The smaller of two products, as in PPO."""
+    ratio = z[:, :1].exp()
+    return -torch.min(ratio * VALUES, ratio.clamp(0.8, 1.2) * VALUES).mean()
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda z: -(z[:, :1] * VALUES).mean(), id="mean"),
+        pytest.param(lambda z: (VALUES[:, None] * z[:, 0]).sum() / 16, id="sum, target first"),
+        pytest.param(
+            lambda z: (z[:, :1] / VALUES.exp()).mean(0).mean(), id="quotient, mean by axis"
+        ),
+        pytest.param(lambda z: (z[:, :1].exp() - VALUES * z[:, :1]).mean(), id="Poisson"),
+        pytest.param(
+            lambda z: (
+                -(VALUES * F.logsigmoid(z[:, :1]) + (1 - VALUES) * F.logsigmoid(-z[:, :1])).mean()
+            ),
+            id="sum of two products",
+        ),
+        pytest.param(surrogate, id="smaller of two products"),
+        pytest.param(lambda z: (2.0 * (z[:, :1] * VALUES)).to(torch.float64).mean(), id="scaled"),
+    ],
+)
+def test_product_of_all_with_all(compute):
+    heard = [h for h in hear(compute) if h.function == "handwritten product"]
+    (heard,) = heard
+    assert heard.kind == "other"
+    assert heard.prediction.numel() == heard.target.numel() == 16
+    assert heard.prediction.requires_grad
+    assert not heard.target.requires_grad
+
+
+PAIRED = torch.linspace(0.0, 1.0, 256).view(16, 16)
+
+
+def bilinear(z):
+    """A critic of pairs: high for those that belong together, low for all."""
+    scores = z[:, :1] * VALUES
+    return scores.mean() - scores.diagonal().mean()
+
+
+def moments(z):
+    """The distance of two distributions by a linear kernel."""
+    itself = (z[:, :1] * z[:, 0]).mean() + (VALUES[:, None] * VALUES).mean()
+    return itself - 2.0 * (z[:, :1] * VALUES).mean()
+
+
+def curve(z):
+    """Lines over a grid that has as many points as there are samples, with a small mean."""
+    lines = z[:, :1] * VALUES + z[:, 1:2]
+    return F.mse_loss(lines, PAIRED) + lines.mean()
+
+
+def test_product_of_maps_with_masks_of_fewer_axes():
+    mask = (LOGITS > 0.0).float().view(4, 4, 5)
+    (heard,) = hear(lambda z: (z.view(4, 1, 4, 5).abs() * mask).sum() / mask.sum())
+    assert heard.function == "handwritten product"
+    assert hear(lambda z: (z.view(4, 1, 4, 5).abs() * mask[:, None]).sum()) == []
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        pytest.param(lambda z: (1.0 + z[:, :1] * VALUES).pow(2).mean(), id="polynomial kernel"),
+        pytest.param(moments, id="linear kernel"),
+        pytest.param(bilinear, id="bilinear critic"),
+        pytest.param(curve, id="curve over a grid"),
+        pytest.param(lambda z: (z[:, :1] * VALUES - PAIRED).square().mean(), id="own error of it"),
+        pytest.param(lambda z: (z[:, :1] * VALUES * PAIRED).mean(), id="mask of pairs"),
+        pytest.param(lambda z: (PAIRED / (z[:, :1] * VALUES)).mean(), id="over the product"),
+        pytest.param(lambda z: (z[:, :1] * VALUES).softmax(1).mean(), id="attention"),
+        pytest.param(lambda z: (z[:, :1] * VALUES).max(1).values.mean(), id="best of each"),
+        pytest.param(lambda z: ((z[:, :1] * VALUES).sum(1) * VALUES).mean(), id="sum for each"),
+        pytest.param(lambda z: (z[:, 0][:, None] * VALUES).mean(), id="an axis put in for it"),
+        pytest.param(lambda z: (z[:, :1] * VALUES[None]).mean(), id="two axes each"),
+        pytest.param(lambda z: (z[:, :1] * VALUES * z[:, 0]).mean(), id="pairs of predictions"),
+        pytest.param(lambda z: (VALUES[:, None] * (PAIRED * z[:, 0])).mean(), id="weighted pairs"),
+        pytest.param(lambda z: (z[:, :1] * torch.ones(16)).mean(), id="constants"),
+    ],
+)
+def test_products_on_purpose(compute):
+    assert [h for h in hear(compute) if h.function == "handwritten product"] == []
+
+
+def test_no_products_with_weights():
+    weights = torch.nn.Parameter(VALUES)
+    assert hear(lambda z: (VALUES[:, None] * weights).mean()) == []
+
+
 @pytest.mark.parametrize(
     "compute",
     [

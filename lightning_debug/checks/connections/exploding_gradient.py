@@ -13,6 +13,7 @@ from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import Backward, Glance, Gradients, LossCalls
 from lightning_debug.trend import relative_gradients, trend
+from lightning_debug.uphill import Uphill
 
 
 @dataclass(kw_only=True)
@@ -61,13 +62,19 @@ class ExplodingGradient(Check):
     recurrent_leverage: float = 100.0
     history: int = 3
     patience: int = 2
+    _uphill: Uphill = field(default_factory=Uphill, init=False, repr=False)
     _steps: tuple[str, float] = field(default=("", 0.0), init=False, repr=False)
     _chance: float = field(default=math.nan, init=False, repr=False)
     _norms: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
     _losses: dict[str, deque[float]] = field(default_factory=dict, init=False, repr=False)
 
+    def causes(self) -> tuple[str, ...]:
+        """Leave a loss of the wrong sign on top: clipping only makes it slower."""
+        return (*self.symptom_of, *(("loss-diverging",) if self._uphill.found else ()))
+
     def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
         """Remember what constant predictions give; it does not explode with the network."""
+        self._uphill.update(obs)
         references = [max(call.references.values()) for call in obs.calls if call.references]
         if math.isnan(self._chance) and references:
             self._chance = sum(references)

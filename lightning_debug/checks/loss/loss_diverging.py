@@ -13,6 +13,7 @@ from lightning_debug.check import Check
 from lightning_debug.curve import Curve, blocks, direction
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import LossCalls, Losses, Observation, RunEnd, RunStart, Updates
+from lightning_debug.uphill import Uphill
 
 
 @dataclass(kw_only=True)
@@ -24,7 +25,8 @@ class LossDiverging(Check):
 
     Silent when: it comes back (a spike); it stays near what a constant prediction gets, so also
     where targets grow, as returns do; the total grows by a schedule while the loss functions in
-    it do not (KL warm-up); it has ever been negative (critics, densities); there are several
+    it do not (KL warm-up); it has ever been negative (critics, densities), unless it falls below
+    all bounds while the loss functions in it become far worse than a constant; there are several
     optimizers; the model makes its own targets.
 
     Args:
@@ -58,6 +60,7 @@ class LossDiverging(Check):
     rise: float = 3.0
     recent: int = 20
     patience: int = 3
+    _uphill: Uphill = field(default_factory=Uphill, init=False, repr=False)
     _curve: Curve = field(default_factory=Curve, init=False, repr=False)
     _last: deque[float] = field(default_factory=deque, init=False, repr=False)
     _first: list[float] = field(default_factory=list, init=False, repr=False)
@@ -66,6 +69,10 @@ class LossDiverging(Check):
     _heard: bool = field(default=False, init=False, repr=False)
     _chance: float = field(default=math.nan, init=False, repr=False)
     _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=3), init=False, repr=False)
+
+    def causes(self) -> tuple[str, ...]:
+        """Stand alone with the sign: steps that lead uphill are too large in the end."""
+        return () if self._uphill.found else self.symptom_of
 
     def on_run_start(self, obs: RunStart) -> Iterator[Finding]:
         """Remember who trains what."""
@@ -79,6 +86,7 @@ class LossDiverging(Check):
 
     def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
         """Hold the loss functions against constant predictions."""
+        self._uphill.update(obs)
         self._heard = self._heard or bool(obs.calls)
         if any(call.references for call in obs.calls):
             # Of the present batch: targets may grow, and a constant gets worse with them.
@@ -106,6 +114,8 @@ class LossDiverging(Check):
                 yield replace(finding, patience=1)
 
     def _judge(self, obs: Observation) -> Iterator[Finding]:
+        if self._uphill.found and len(self._optimizers) < 2:
+            yield self._wrong_way(obs)
         if self._negative or len(self._optimizers) > 1 or len(self._last) < 5:
             return
         level = sorted(self._last)[-1 - len(self._last) // 4]
@@ -127,4 +137,24 @@ class LossDiverging(Check):
             message += f" A constant prediction gives {self._chance:.4g}."
         yield self.finding(
             obs, message, where="loss", first=first, best=best, level=level, reference=self._chance
+        )
+
+    def _wrong_way(self, obs: Observation) -> Finding:
+        uphill = self._uphill
+        message = (
+            f"The loss has fallen to {uphill.whole:.4g}, while the loss functions in it have risen"
+            f" to {uphill.value:.4g}; constant predictions give {uphill.reference:.4g}. The steps"
+            " make the model worse."
+        )
+        return self.finding(
+            obs,
+            message,
+            where="loss",
+            fix=(
+                "Check the sign of each part of the loss: what is to become small (an error, a"
+                " divergence, a penalty) enters with a plus."
+            ),
+            total=uphill.whole,
+            value=uphill.value,
+            reference=uphill.reference,
         )

@@ -10,7 +10,10 @@ from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import LossCall, LossCalls
 
-POINTWISE = frozenset(["gaussian_nll_loss", "poisson_nll_loss", "kl_div", "handwritten error"])
+PRODUCT = "handwritten product"
+POINTWISE = frozenset(
+    ["gaussian_nll_loss", "poisson_nll_loss", "kl_div", "handwritten error", PRODUCT]
+)
 Shape = tuple[int, ...]
 
 
@@ -20,16 +23,21 @@ class TargetBroadcast(Check):
 
     Why: (N, 1) against (N,) gives (N, N): each prediction is held against the targets of all
     samples, and the best answer is the same for every sample, the mean. The loss stops at the
-    variance of the targets, and torch says so only once, if at all.
+    variance of the targets, and torch says so only once, if at all. Products (log-probabilities
+    times targets or advantages, errors times weights) become the product of two means, in which
+    no sample has a target or a weight of its own.
 
     Silent when: one target is meant for several heads, quantiles or members of an ensemble, so
     one side already has the shape of the result; both have the same number of axes, as where
     pairs are built on purpose; a loss that is spelled out does more with the differences than to
-    take one mean or sum of all of them (kernels, nearest neighbours); the batch has one sample.
+    take one mean or sum of all of them (kernels, nearest neighbours), or with the products more
+    than to scale and add them up (masks, bilinear scores, polynomial kernels); the batch has one
+    sample.
 
     Args:
-        samples: Fewest samples of a batch for a target of shape (N, N) against N predictions.
-        square_patience: Looks in a row for such a target; it may be a coincidence once.
+        samples: Fewest samples of a batch for a target of shape (N, N) against N predictions, and
+            for products.
+        square_patience: Looks in a row for such a target or product; it may be a coincidence once.
     """
 
     severity = Severity.ERROR
@@ -50,7 +58,10 @@ class TargetBroadcast(Check):
             if result is None:
                 continue
             if self._doubled(call, result):
-                yield self._tell(obs, call, result, patience=0)
+                product = call.function == PRODUCT
+                if not product or max(call.prediction.shape) >= self.samples:
+                    patience = self.square_patience if product else 0
+                    yield self._tell(obs, call, result, patience=patience)
             elif self._square(call):
                 yield self._tell(obs, call, result, patience=self.square_patience)
 
@@ -78,6 +89,13 @@ class TargetBroadcast(Check):
             f" taken where there are {math.prod(mine)} predictions, each against the targets of"
             " other samples."
         )
+        if call.function == PRODUCT:
+            message = (
+                f"The loss is made of a product of {mine} and {theirs}, of which the first is"
+                f" trained. They broadcast to {result}, so {math.prod(result)} products are taken"
+                f" where there are {math.prod(mine)} samples: their mean is only the mean of the"
+                " one times the mean of the other."
+            )
         return self.finding(
             obs,
             message,

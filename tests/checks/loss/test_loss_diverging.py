@@ -11,6 +11,7 @@ from lightning_debug.observation import (
     ParameterStart,
     RunStart,
     Targets,
+    WholeLoss,
 )
 
 
@@ -75,3 +76,59 @@ def test_fires_without_a_loss_function():
 )
 def test_silent(level, settings):
     assert run(level, **settings) == []
+
+
+def descend(total, value, *, reference=1.0, made=False):
+    """Return what the check says at the end; the total and the loss function by step."""
+    check, told = LossDiverging(), []
+    for step in range(0, 100, 10):
+        call = LossCall(
+            function="mse_loss",
+            value=value(step),
+            references={"mean": reference},
+            target=Targets(shape=(10**6,), made=made),
+        )
+        whole = WholeLoss(value=total(step))
+        list(check.on_loss_calls(LossCalls(step=step, calls=(call,), whole=whole)))
+        values = tuple((step + i, total(step)) for i in range(10))
+        told = list(check.on_losses(Losses(step=step, values=values)))
+    return check, told
+
+
+def test_says_that_the_sign_is_wrong():
+    check, (finding,) = descend(lambda step: -growing(step), growing)
+    assert finding.message == (
+        "The loss has fallen to -5313, while the loss functions in it have risen to 5313; constant"
+        " predictions give 1. The steps make the model worse."
+    )
+    assert "sign" in finding.fix
+    assert check.causes() == ()
+
+
+def test_a_part_with_the_wrong_sign():
+    _, told = descend(lambda step: -growing(step), lambda step: 1.0 + 0.06 * step)
+    assert told
+
+
+@pytest.mark.parametrize(
+    ("total", "value", "settings"),
+    [
+        pytest.param(lambda step: -growing(step), lambda step: 0.5, {}, id="density beside data"),
+        pytest.param(
+            lambda step: -growing(step), growing, {"made": True}, id="returns and their critic"
+        ),
+        pytest.param(
+            lambda step: 4.0 - 0.05 * step, lambda step: 4.0, {}, id="against a discriminator"
+        ),
+        pytest.param(
+            lambda step: -growing(step), lambda step: 4.0, {}, id="no better than at the start"
+        ),
+        pytest.param(lambda step: -5000.0, lambda step: 4.0, {}, id="large from the start"),
+        pytest.param(lambda step: -5.0, lambda step: 5.0, {}, id="minus a small loss"),
+        pytest.param(lambda step: 0.5, lambda step: 0.5, {}, id="positive"),
+    ],
+)
+def test_silent_on_a_negative_loss(total, value, settings):
+    check, told = descend(total, value, **settings)
+    assert told == []
+    assert check.causes() == check.symptom_of

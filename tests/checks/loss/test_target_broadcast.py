@@ -47,6 +47,20 @@ def test_other_functions(function):
     assert findings((32, 1), (32,), function, "other")
 
 
+def test_says_what_became_of_products():
+    (finding,) = findings((32,), (32, 1), "handwritten product", "other")
+    assert finding.patience == 3
+    assert finding.message == (
+        "The loss is made of a product of (32,) and (32, 1), of which the first is trained. They"
+        " broadcast to (32, 32), so 1024 products are taken where there are 32 samples: their mean"
+        " is only the mean of the one times the mean of the other."
+    )
+
+
+def test_silent_on_products_of_few():
+    assert findings((4,), (4, 1), "handwritten product", "other") == []
+
+
 @pytest.mark.parametrize(
     ("prediction", "target"),
     [
