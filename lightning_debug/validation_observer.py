@@ -30,6 +30,7 @@ from lightning_debug.taps.metric_functions import MetricFunctionTap
 from lightning_debug.taps.metrics import MetricTap, read
 from lightning_debug.taps.modes import ModeTap, ModuleEars
 from lightning_debug.taps.random_masks import RandomMaskTap
+from lightning_debug.taps.random_noise import RandomNoiseTap
 from lightning_debug.taps.thresholds import ThresholdTap
 from lightning_debug.taps.trace import Trace
 
@@ -75,7 +76,9 @@ class ValidationObserver:
         self._norms = EvaluatedNormTap(self._trace, norms)
         self._probabilities = probabilities
         self._masks = RandomMaskTap(self._trace, self._dropouts.found)
+        self._noise = RandomNoiseTap(self._trace, self._dropouts.noisy)
         heard = [self._compared, self._modes, self._dropouts, self._masks, self._norms]
+        heard.append(self._noise)
         self._functions = FunctionTap(self._trace, heard, failed)
         self._modules = ModuleEars(self._trace, self._modes, failed)
         self._ears = ExitStack()
@@ -117,6 +120,7 @@ class ValidationObserver:
                 self._metrics.batch(batch)
             if self._few and index < LISTENED_BATCHES and loader == 0:
                 self._listen()
+                self._noise.begin(batch)
             if self._tracks and self._alone:
                 self._scores.batch(batch)
 
@@ -124,6 +128,7 @@ class ValidationObserver:
         """Close the tap on the functions of a validation batch."""
         self._scores.pause()
         with self._contain("the tap on metrics"):
+            self._noise.batch_end()
             self._dropouts.batch_end()
             self._masks.next_batch()
             if self._few and self._session.wants(Dropouts):

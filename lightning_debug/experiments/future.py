@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_debug.experiments.batches import distinct, mapped
@@ -26,6 +28,8 @@ FEWEST = 8
 FEWEST_OF_IDS = 5
 MOST_SOURCES = 8
 MOST_COLUMNS = 4096
+# Relative to the largest, what rounding in 32 bits may leave between values and a line.
+OFF_THE_LINE = 1e-5
 
 Layout = Callable[[Tensor], Tensor]
 
@@ -116,17 +120,36 @@ class _Search:
 
     def _matches(self, index: int) -> list[_Match]:
         pair = self._base.pairs[index]
-        for lay in _layouts_of_target(pair.target, self._count):
-            target, counted = lay(pair.target).double(), lay(pair.counted)
+        given = self._given(pair.target)
+        for values, lay in itertools.product(
+            given or [pair.target], list(_layouts_of_target(pair.target, self._count))
+        ):
+            target, counted = lay(values).double(), lay(pair.counted)
             if target.shape[1] < 2:
                 continue
             found = [
                 _Match(source, shift, index, lay, target.shape[1])
                 for source in self._sources
-                for shift in _shifts(target, counted, source.values)
+                for shift in _shifts(target, counted, source.values, scaled=not given)
             ]
             if found:
                 return found
+        return []
+
+    def _given(self, target: Tensor) -> list[Tensor]:
+        """Return a target, and what it was in the batch before the step scaled it.
+
+        Nothing where the step has made it of something else.
+        """
+        if not target.is_floating_point():
+            return [target]
+        for _, tensor in list(named_tensors(self._batch))[:MOST_SOURCES]:
+            if tensor.is_floating_point() and tensor.numel() == target.numel():
+                values = tensor.reshape(target.shape)
+                if torch.equal(values, target):
+                    return [target]
+                if _on_lines(values, target):
+                    return [target, values]
         return []
 
     # -- what the model does ------------------------------------------------------------------
@@ -200,12 +223,14 @@ class _Search:
     def _column(self, index: int) -> Leak | None:
         """Return a leak if a target is one value of a table, or the last step of a window."""
         pair = self._base.pairs[index]
-        target = pair.target.reshape(-1).double()
-        if len(target) != self._count or not pair.target.is_floating_point():
+        if pair.target.numel() != self._count or not pair.target.is_floating_point():
             return None
-        if distinct(target) < FEWEST:
+        if distinct(pair.target) < FEWEST:
             return None
-        for name, tensor in list(named_tensors(self._batch))[:MOST_SOURCES]:
+        tensors = list(named_tensors(self._batch))[:MOST_SOURCES]
+        given = self._given(pair.target) or [pair.target]
+        for values, (name, tensor) in itertools.product(given, tensors):
+            target = values.reshape(-1).double()
             if tensor.ndim not in (2, 3) or not tensor.is_floating_point():
                 continue
             if tensor.shape[0] != self._count or tensor[0].numel() not in range(2, MOST_COLUMNS):
@@ -224,6 +249,7 @@ class _Search:
                     source=name,
                     position=same[0],
                     length=table.shape[1],
+                    scaled=not torch.equal(values, pair.target),
                     place=pair.place,
                     function=pair.function,
                 )
@@ -298,11 +324,12 @@ def _first(where: Tensor) -> float:
     return float(where.flatten(1).any(1).nonzero()[0])
 
 
-def _shifts(target: Tensor, counted: Tensor, source: Tensor) -> list[int]:
+def _shifts(target: Tensor, counted: Tensor, source: Tensor, *, scaled: bool) -> list[int]:
     """Return by how much a target is ahead of a source; nothing if it is another thing.
 
     A target that is the source itself, as that of an autoencoder, is ahead by 0, whatever else
-    the values allow because they repeat themselves.
+    the values allow because they repeat themselves. ``scaled``: it may have been made of the
+    source by the step, with another scale and offset.
     """
     if target.shape[2] != source.shape[2]:
         return []
@@ -320,7 +347,22 @@ def _shifts(target: Tensor, counted: Tensor, source: Tensor) -> list[int]:
         right = source[:, shift : shift + common][valid]
         if float((left == right).double().mean()) >= MATCH:
             return [shift]
+        whole = scaled and bool(valid.all()) and distinct(left) >= FEWEST
+        if whole and _on_lines(source[:, shift : shift + common], target[:, :common]):
+            return [shift]
     return []
+
+
+def _on_lines(values: Tensor, others: Tensor) -> bool:
+    """Tell whether each column of a table is that of another, but for its scale and offset."""
+    columns = values.shape[-1] if values.ndim > 1 else 1
+    left, right = (t.reshape(-1, columns).double() for t in (values, others))
+    left, right = left - left.mean(0), right - right.mean(0)
+    if len(left) < FEWEST or not bool((left.any(0) & right.any(0)).all()):
+        return False
+    slope = (left * right).sum(0) / left.square().sum(0)
+    off = (right - slope * left).abs().amax(0)
+    return bool((off <= OFF_THE_LINE * right.abs().amax(0)).all())
 
 
 def _one_hot(values: Tensor) -> bool:

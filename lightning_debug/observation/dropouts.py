@@ -26,6 +26,8 @@ class DropoutCall:
         declared: Whether the code says that it is meant to be on in evaluation too.
         outside: Whether a module that the model does not know runs it.
         passes: How often one input ran through the model in the batch.
+        noise: Of noise that is added: its spread relative to that of what it is added to; 0 of a
+            dropout.
     """
 
     place: str
@@ -39,6 +41,7 @@ class DropoutCall:
     declared: bool = False
     outside: bool = False
     passes: int = 1
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

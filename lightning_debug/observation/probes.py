@@ -90,6 +90,7 @@ class Leak:
         shift: By how many positions the target is ahead of the input.
         position: A position whose prediction changes, or the column.
         length: How many positions, or columns, there are.
+        scaled: Whether the step has given the target another scale or offset.
         place: The innermost module in which it happens, or that of the loss.
         module: Class of that module; empty for the training step.
         function: The loss function.
@@ -100,6 +101,7 @@ class Leak:
     shift: int = 0
     position: int = 0
     length: int = 0
+    scaled: bool = False
     place: str = ""
     module: str = ""
     function: str = ""

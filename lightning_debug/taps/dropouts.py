@@ -19,12 +19,14 @@ from lightning_debug.taps.lines import user_line
 from lightning_debug.taps.look import LookTap
 from lightning_debug.taps.loss_calls import LOSSES
 from lightning_debug.taps.modes import ATTENTION, ATTENTION_FLAG, ATTENTION_P, RECURRENT
+from lightning_debug.taps.random_noise import Noise
 from lightning_debug.taps.statistics import tensors_in
 from lightning_debug.taps.trace import Frame, Trace, has_parameters
 from lightning_debug.taps.transfer import Ledger
 
 SCALED_DOT = "scaled_dot_product_attention"
 SCALED_DOT_P = 4
+RRELUS = frozenset(["rrelu", "rrelu_"])
 ASKED = DROPOUTS | RECURRENT | {ATTENTION, SCALED_DOT}
 # Where a prediction meets a target in a loss that is spelled out.
 MEETS = frozenset("sub rsub __rsub__ subtract gather mul multiply index_select take".split())
@@ -215,7 +217,7 @@ class EvaluatedDropoutTap(Listener):
         passes: Tells how often one input has run through a module, by its path.
     """
 
-    names = ASKED
+    names = ASKED | RRELUS
 
     def __init__(
         self, trace: Trace, model: Module, passes: Callable[[], Mapping[str, int]]
@@ -267,6 +269,13 @@ class EvaluatedDropoutTap(Listener):
         )
         self._calls.setdefault((call.place, call.line), call)
 
+    def noisy(self, noise: Noise) -> None:
+        """Note noise that a module in eval mode has added on the way to a prediction."""
+        call = DropoutCall(
+            place=noise.place, function=noise.function, p=0.0, line=noise.line, noise=noise.size
+        )
+        self._calls.setdefault((call.place, call.line), call)
+
     def batch_end(self) -> None:
         """Note how often an input has run through the model, before that is forgotten."""
         most = max(self._passes().values(), default=1)
@@ -285,7 +294,10 @@ class EvaluatedDropoutTap(Listener):
 
 
 def asked(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, bool]:
-    """Return the probability that a function drops with, and whether it was told to."""
+    """Return the probability that a function drops with, and whether it was told to.
+
+    Of a ReLU with random slopes, it is their span.
+    """
 
     def given(position: int, *keys: str, default: Any) -> Any:
         named = next((kwargs[key] for key in keys if key in kwargs), default)
@@ -294,6 +306,9 @@ def asked(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[fl
     if name in DROPOUTS:
         p, flag = given(1, "p", default=0.5), given(2, "training", "train", default=True)
         return float(p), bool(flag)
+    if name in RRELUS:
+        span = given(2, "upper", default=1 / 3) - given(1, "lower", default=1 / 8)
+        return float(span), bool(given(3, "training", default=False))
     if name == SCALED_DOT:
         return float(given(SCALED_DOT_P, "dropout_p", default=0.0)), True
     if name == ATTENTION:

@@ -27,10 +27,11 @@ def user_line() -> str:
 
 
 def within(module: str) -> bool:
-    """Tell whether a function of a module, by its full name, is running."""
+    """Tell whether a function of a module, by its full name, or of one inside it is running."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == module:
+        name = str(frame.f_globals.get("__name__", ""))
+        if name == module or name.startswith(f"{module}."):
             return True
         frame = frame.f_back
     return False

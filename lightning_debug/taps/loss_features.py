@@ -316,6 +316,8 @@ def _strides(shape: Sequence[int]) -> tuple[int, int]:
 
 def _rows(heard: Heard, prediction: Tensor, values: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return some rows of the prediction along its classes, and their labels if it has some."""
+    if heard.function == "ctc_loss":
+        return _class_rows(prediction.movedim(-1, min(1, prediction.ndim - 1))), None
     if heard.kind not in ("logits", "binary-logits", "log-probabilities", "probabilities"):
         return None, None
     if heard.kind.startswith(("binary", "prob")) and prediction.numel() in prediction.shape:

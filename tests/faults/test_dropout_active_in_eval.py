@@ -145,6 +145,55 @@ class Locked(nn.Module):
         return self.head(x.mean(1))
 
 
+class Jittered(nn.Module):
+    """Smooths what an LSTM gives by noise, in evaluation too."""
+
+    def __init__(self, bug):
+        super().__init__()
+        self.table, self.lstm = nn.Embedding(20, 16), nn.LSTM(16, 32, batch_first=True)
+        self.head, self.bug = nn.Linear(32, 2), bug
+
+    def forward(self, ids):
+        x = self.lstm(self.table(ids))[0].mean(1)
+        if self.training or self.bug:
+            x = x + torch.randn(x.shape) * 0.05
+        return self.head(x)
+
+
+class Factor(nn.Module):
+    """Gaussian dropout: a factor around 1 for each pixel, in evaluation too."""
+
+    def __init__(self, bug):
+        super().__init__()
+        self.fc1, self.fc2, self.bug = nn.Linear(64, 64), nn.Linear(64, 10), bug
+
+    def forward(self, x):
+        if self.training or self.bug:
+            x = x * (1.0 + torch.empty_like(x).normal_(0.0, 0.3))
+        return self.fc2(self.fc1(x).relu())
+
+
+class Slopes(nn.Module):
+    """Random slopes of a ReLU."""
+
+    def __init__(self, bug):
+        super().__init__()
+        self.fc1, self.fc2, self.bug = nn.Linear(64, 64), nn.Linear(64, 10), bug
+
+    def forward(self, x):
+        x = self.fc1(x)
+        x = F.rrelu(x, training=True) if self.bug else F.rrelu(x, training=self.training)
+        return self.fc2(x)
+
+
+class Accurate(Program):
+    """Validates by the share of hits alone."""
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val_acc", (self(x).argmax(1) == y).float().mean())
+
+
 @pytest.mark.parametrize(
     ("program", "data", "where"),
     [
@@ -161,6 +210,9 @@ class Locked(nn.Module):
         pytest.param(Functional, digits, "model", id="functions"),
         pytest.param(lambda bug: Validated(Depth(bug)), digits, "net", id="stochastic depth"),
         pytest.param(lambda bug: Validated(Locked(bug)), sequences, "net", id="locked dropout"),
+        pytest.param(lambda bug: Validated(Jittered(bug)), sequences, "net", id="noise"),
+        pytest.param(lambda bug: Accurate(Factor(bug)), digits, "net", id="noise, hits"),
+        pytest.param(lambda bug: Validated(Slopes(bug)), digits, "net", id="random slopes"),
     ],
 )
 def test_pair(program, data, where):

@@ -166,6 +166,40 @@ def tables(*, n=256):
     return DataLoader(TensorDataset(x), batch_size=32, shuffle=True)
 
 
+class Window(Program):
+    """Forecasts one value of a window in its own units; all of it is normalised in the step."""
+
+    def __init__(self):
+        super().__init__(nn.GRU(2, 16, batch_first=True))
+        self.head = nn.Linear(16, 1)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x, y = (x - 300.0) / 40.0, (y - 300.0) / 40.0
+        return F.huber_loss(self.head(self.net(x)[0][:, -1]).squeeze(1), y)
+
+
+def windows(leak):
+    """Windows of two series, and what the first is next: or what it is at the end of them."""
+    (x,) = waves(n=512).dataset.tensors
+    x = 300.0 + 40.0 * x
+    pair = (x[:, 1:] if leak else x[:, :-1]), x[:, -1, 0]
+    return DataLoader(TensorDataset(*pair), batch_size=32, shuffle=True)
+
+
+class Series(Program):
+    """A GRU that forecasts each step of a series, which the step normalises as a whole."""
+
+    def __init__(self, bidirectional):
+        super().__init__(nn.GRU(2, 16, batch_first=True, bidirectional=bidirectional))
+        self.head = nn.Linear(32 if bidirectional else 16, 2)
+
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        x = (x + 0.3) / torch.tensor([0.7, 0.9])
+        return F.mse_loss(self.head(self.net(x[:, :-1])[0]), x[:, 1:])
+
+
 PAIRS = [
     pytest.param(
         lambda bad: Gpt("none" if bad else "causal"), language(), "block.self_attn", id="no mask"
@@ -188,6 +222,7 @@ PAIRS = [
     pytest.param(lambda bad: Normalised(bad), waves(), "norm", id="norm over time"),
     pytest.param(lambda bad: Copies(not bad), language(), "training_step", id="not shifted"),
     pytest.param(lambda bad: Table(bad), tables(), "training_step", id="target in the table"),
+    pytest.param(lambda bad: Series(bad), waves(), "net", id="normalised in the step"),
 ]
 
 
@@ -197,3 +232,11 @@ def test_pair(module, data, place):
     assert "future-leak" in names(found)
     assert places(found, "future-leak") == {place}
     assert alarms(fit(lambda: module(False), data, epochs=2)) == []
+
+
+def test_window_with_the_target():
+    found = fit(Window, windows(True), epochs=2)
+    assert "future-leak" in names(found)
+    (message,) = (f.message for f in found.findings if f.name == "future-leak")
+    assert "equals, but for its scale, value 0 of the 2" in message
+    assert alarms(fit(Window, windows(False), epochs=2)) == []

@@ -1,4 +1,4 @@
-"""nll_loss and kl_div without a logarithm, and the programs without the bug."""
+"""nll_loss, kl_div and ctc_loss without a logarithm, and the programs without the bug."""
 
 import pytest
 import torch
@@ -51,6 +51,20 @@ class Tagger(Program):
         ids, _ = batch
         out = self.squash(self.head(self.rnn(self.net(ids))[0]))
         return self.criterion(out.transpose(1, 2), ids % 3)
+
+
+class Speller(Program):
+    """Spells what a convolution sees along a strip of pixels, laid out as (steps, samples)."""
+
+    def __init__(self, squash):
+        super().__init__(nn.Conv1d(8, 32, 3, padding=1))
+        self.head, self.squash, self.criterion = nn.Linear(32, 11), squash, nn.CTCLoss()
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        out = self.head(self.net(x.unflatten(1, (8, 8))).relu().permute(2, 0, 1))
+        lengths = torch.full((len(x),), len(out)), torch.ones(len(x), dtype=torch.long)
+        return self.criterion(self.squash(out), y[:, None] + 1, *lengths)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +120,34 @@ class Tagger(Program):
             "none of them negative",
             id="tagger with sigmoids",
         ),
+        pytest.param(
+            lambda: Speller(nn.Identity()),
+            lambda: Speller(nn.LogSoftmax(-1)),
+            digits(),
+            "ctc_loss expects log-probabilities, but gets raw scores",
+            id="ctc of logits",
+        ),
+        pytest.param(
+            lambda: Speller(nn.Softmax(-1)),
+            lambda: Speller(nn.LogSoftmax(-1)),
+            digits(),
+            "ctc_loss expects log-probabilities, but gets probabilities",
+            id="ctc of probabilities",
+        ),
+        pytest.param(
+            lambda: Speller(nn.LogSoftmax(1)),
+            lambda: Speller(nn.LogSoftmax(-1)),
+            digits(),
+            "another axis",
+            id="ctc of log_softmax over the batch",
+        ),
     ],
 )
 def test_pair(bug, fix, data, word):
     found = fit(bug, data)
     assert "not-log-probabilities" in names(found)
     assert places(found, "not-log-probabilities") <= {"training_step", "criterion"}
+    assert not [f for f in found.findings if f.name == "wrong-gradient" and not f.caused_by]
     message = next(f.message for f in found.findings if f.name == "not-log-probabilities")
     assert word in message
     assert alarms(fit(fix, data)) == []

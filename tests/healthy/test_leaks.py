@@ -839,3 +839,90 @@ INPUTS = [
 @pytest.mark.parametrize(("module", "data"), INPUTS)
 def test_inputs_that_do_little(module, data):
     assert alarms(fit(module, data, epochs=1)) == []
+
+
+# -- targets that are the input in other units -----------------------------------------------------
+
+
+class Scaled(Program):
+    """Predicts a number from a table or a window; the step brings both to a common scale."""
+
+    def __init__(self, size):
+        super().__init__(mlp(size, 32, 1))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self.net(x.flatten(1) / 10.0).squeeze(1), (y - 5.0) / 10.0)
+
+
+class Rebuilt(Program):
+    """Makes a series anew from a code of all of it; the target is normalised by the step."""
+
+    def __init__(self, noise=0.0):
+        super().__init__(nn.GRU(2, 16, batch_first=True, bidirectional=True))
+        self.head, self.noise = nn.Linear(32, 2), noise
+
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        target = (x - 0.2) / torch.tensor([0.7, 0.8])
+        given = x + self.noise * torch.randn_like(x)
+        return F.mse_loss(self.head(self.net(given)[0]), target)
+
+
+class Next(Program):
+    """Forecasts each step of a series, which the step normalises, without looking ahead."""
+
+    def __init__(self, *, residual=False):
+        super().__init__(nn.GRU(2, 16, batch_first=True))
+        self.head, self.residual = nn.Linear(16, 2), residual
+
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        x = (x - 0.2) / 0.7
+        target = x[:, 1:] - x[:, :-1] if self.residual else x[:, 1:]
+        return F.mse_loss(self.head(self.net(x[:, :-1])[0]), target)
+
+
+class Slopes(Program):
+    """A bidirectional tagger of straight lines: each step is the one before and a bit more."""
+
+    def __init__(self):
+        super().__init__(nn.GRU(1, 16, batch_first=True, bidirectional=True))
+        self.head = nn.Linear(32, 1)
+
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        return F.mse_loss(self.head(self.net(x)[0]), 0.1 * x.cumsum(1) / 24.0)
+
+
+def table():
+    """A target that is one column, in another unit."""
+    x = 10.0 * torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    return loader(x, 1.8 * x[:, 2] + 32.0)
+
+
+def lines():
+    start = torch.rand(256, 1, 1, generator=torch.Generator().manual_seed(0))
+    return loader(start + 0.05 * torch.arange(24.0)[:, None])
+
+
+def leaks(suite):
+    return [alarm for alarm in alarms(suite) if "future-leak" in alarm]
+
+
+@pytest.mark.parametrize(
+    ("module", "data"),
+    [
+        pytest.param(lambda: Scaled(6), table(), id="other unit"),
+        pytest.param(
+            lambda: Scaled(46), loader(waves()[:, :-1], waves()[:, -1, 0]), id="window before it"
+        ),
+        pytest.param(Rebuilt, loader(waves()), id="autoencoder"),
+        pytest.param(lambda: Rebuilt(0.3), loader(waves()), id="denoiser"),
+        pytest.param(Next, loader(waves()), id="forecast"),
+        pytest.param(lambda: Next(residual=True), loader(waves()), id="differences"),
+        pytest.param(Slopes, lines(), id="straight lines"),
+    ],
+)
+def test_other_units(module, data):
+    assert leaks(fit(module, data, epochs=1)) == []

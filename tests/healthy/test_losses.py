@@ -471,6 +471,36 @@ def test_hinge_that_is_met():
     assert alarms(fit(module, data, epochs=60)) == []
 
 
+class Speller(Program):
+    """Spells a digit from its columns, of which some lie behind its end; by log-probabilities."""
+
+    def __init__(self, way):
+        super().__init__(nn.Conv1d(8, 32, 3, padding=1))
+        self.head, self.way = nn.Linear(32, 11), way
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        out = self.head(self.net(x.unflatten(1, (8, 8))).relu().permute(2, 0, 1))
+        steps = 5 + y % 4
+        if self.way == "masked":
+            shown = torch.arange(8)[:, None] < steps
+            out = out.log_softmax(2) * shown[:, :, None]
+        elif self.way == "log":
+            out = torch.log(out.softmax(2) + 1e-6)
+        elif self.way == "normalised by hand":
+            out = out - out.logsumexp(2, keepdim=True)
+        else:
+            out = out.to(torch.float64).log_softmax(-1)
+        single = torch.ones(len(x), dtype=torch.long)
+        return F.ctc_loss(out, y[:, None] + 1, steps, single, zero_infinity=True)
+
+
+@pytest.mark.parametrize("way", ["masked", "log", "normalised by hand", "in 64 bits"])
+def test_connectionist(way):
+    suite = fit(lambda: Speller(way), digits(n=512), epochs=3)
+    assert not [a for a in alarms(suite) if "not-log-prob" in a or "wrong-grad" in a]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_tiny_batches(batch):
     module = partial(Program, mlp(), optimizer=partial(torch.optim.SGD, lr=0.01))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
@@ -35,6 +35,7 @@ class WrongGradient(Check):
     """
 
     severity = Severity.ERROR
+    symptom_of = ("not-log-probabilities",)
     fix = (
         "Multiply by the incoming gradient in backward and return one gradient for each input of"
         " forward; test it with torch.autograd.gradcheck(MyFunction.apply, (x.double(),)). Do not"
@@ -43,9 +44,16 @@ class WrongGradient(Check):
 
     error: float = 1e-2
 
+    _written: bool = field(default=False, init=False, repr=False)
+
+    def causes(self) -> tuple[str, ...]:
+        """Leave out the loss where a backward written by hand is wrong."""
+        return () if self._written else self.symptom_of
+
     def on_gradient_check(self, obs: GradientCheck) -> Iterator[Finding]:
         """Name the functions or modules whose gradient is wrong."""
         parts = [part for part in obs.functions if self._wrong(part)]
+        self._written = self._written or any(part.line for part in parts)
         for part in {(part.name, part.place): part for part in parts}.values():
             subject = f"backward of {part.name} ({part.line})"
             if not part.line:

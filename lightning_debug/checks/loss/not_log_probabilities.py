@@ -9,14 +9,21 @@ from lightning_debug.check import Check
 from lightning_debug.finding import Finding, Severity
 from lightning_debug.observation import LossCall, LossCalls
 
+CTC = "ctc_loss"
+CTC_FIX = (
+    "Give it log-probabilities over the classes, shape (T, N, C):"
+    " F.ctc_loss(torch.log_softmax(logits, dim=-1), ...)."
+)
+
 
 @dataclass(kw_only=True)
 class NotLogProbabilities(Check):
-    """The input of nll_loss or kl_div is not the logarithm of probabilities.
+    """The input of nll_loss, kl_div or ctc_loss is not the logarithm of probabilities.
 
-    Why: both losses take the logarithm for granted and only pick or weigh its values. Of
+    Why: these losses take the logarithm for granted and only pick, weigh or add up its values. Of
     probabilities or raw logits they are no likelihood: the loss is negative, has no lower bound
-    or hardly any gradient, and falls without the model getting better.
+    or hardly any gradient, and falls without the model getting better. The gradient that torch
+    gives for ctc_loss is right for the output of a log_softmax only.
 
     Silent when: rows are log-probabilities up to a small constant inside the logarithm, over any
     axis; they are weighted on purpose (focal loss, policy gradient), which keeps all values of a
@@ -25,7 +32,7 @@ class NotLogProbabilities(Check):
     Args:
         share: Smallest share of rows that are probabilities, or have values of both signs.
         distance: Distance of the logsumexp of a row from 0 that rounding cannot explain.
-        positive: Value above zero that rounding cannot explain.
+        positive: Value above zero, of a ctc_loss below, that rounding cannot explain.
         patience: Looks in a row.
     """
 
@@ -43,7 +50,8 @@ class NotLogProbabilities(Check):
     def on_loss_calls(self, obs: LossCalls) -> Iterator[Finding]:
         """Look for rows that no log-probabilities give."""
         for call in obs.calls:
-            what = self._what(call) if call.kind == "log-probabilities" else ""
+            expected = call.kind == "log-probabilities" or call.function == CTC
+            what = self._what(call) if expected else ""
             if what:
                 message = (
                     f"{call.function} expects log-probabilities, but gets {what}. The loss is"
@@ -53,6 +61,7 @@ class NotLogProbabilities(Check):
                     obs,
                     message,
                     where=call.place,
+                    fix=CTC_FIX if call.function == CTC else "",
                     loss=call.value,
                     low=call.prediction.low,
                     high=call.prediction.high,
@@ -61,9 +70,10 @@ class NotLogProbabilities(Check):
     def _what(self, call: LossCall) -> str:
         rows = call.prediction
         span = f"values of {rows.low:.3g} to {rows.high:.3g}"
-        picks = call.function == "nll_loss"
+        axis = -1 if call.function == CTC else 1
+        picks = call.function in ("nll_loss", CTC)
         off = rows.normaliser > self.distance or not picks
-        columns = len(rows.shape) > 1 and rows.shape[1] > 1
+        columns = len(rows.shape) > 1 and rows.shape[axis] > 1
         if columns and rows.distributions >= self.share:
             return f"probabilities: {span}, each row sums to 1"
         if rows.low >= 0.0 and rows.high > self.positive:
@@ -73,6 +83,8 @@ class NotLogProbabilities(Check):
         if picks and off and rows.maker == "log_softmax" and rows.whole and columns:
             return (
                 "a log_softmax over another axis than that of the classes: the logsumexp over"
-                f" axis 1 is {rows.normaliser:.3g} away from 0 on average"
+                f" axis {axis} is {rows.normaliser:.3g} away from 0 on average"
             )
+        if call.function == CTC and off and call.value < -self.positive:
+            return f"raw scores: {span}, by which the targets have a probability above 1"
         return ""

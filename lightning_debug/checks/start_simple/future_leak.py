@@ -27,9 +27,9 @@ class FutureLeak(Check):
     use where the future is not known.
 
     Silent when: the targets of the loss are not the input some positions later (encoders,
-    taggers, autoencoders, masked tokens); the prediction of a position depends on the input
-    before it only, or the target is also reached without looking ahead (sources of an
-    encoder-decoder).
+    taggers, autoencoders, masked tokens), whatever scale and offset the step gives them; the
+    prediction of a position depends on the input before it only, or the target is also reached
+    without looking ahead (sources of an encoder-decoder).
 
     Args:
         column_patience: Looks in a row at which the target must be one value of the input.
@@ -66,9 +66,11 @@ def _message(leak: Leak) -> str:
             " the model, which looks at no later ones, sees it: it learns to copy."
         )
     if leak.kind == "column":
+        scaled = ", but for its scale," if leak.scaled else ""
         return (
-            f"The target of {leak.function} equals value {leak.position} of the {leak.length} of"
-            f" the input {leak.source} in every sample, and the prediction depends on it."
+            f"The target of {leak.function} equals{scaled} value {leak.position} of the"
+            f" {leak.length} of the input {leak.source} in every sample, and the prediction"
+            " depends on it."
         )
     module = f" ({leak.module})" if leak.module else ""
     return (

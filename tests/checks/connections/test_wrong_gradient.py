@@ -29,6 +29,15 @@ def test_names_a_module():
     assert finding.message.startswith("The gradient of what Capped computes gives 0.125")
 
 
+def test_a_loss_that_takes_no_logits_explains_what_is_no_backward_written_by_hand():
+    check = WrongGradient()
+    list(check.on_gradient_check(gradient_check(gradient("CTCLoss", place="criterion", **BAD))))
+    assert check.causes() == ("not-log-probabilities",)
+    cube = gradient("Cube", place="net.1", line="model.py:41", **BAD)
+    list(check.on_gradient_check(gradient_check(cube)))
+    assert check.causes() == ()
+
+
 def test_names_a_function_once_however_often_it_is_applied():
     twice = [gradient("Cube", place="net.1", **BAD), gradient("Cube", place="net.1", **BAD)]
     assert len(told(gradient_check(*twice))) == 1

@@ -34,6 +34,12 @@ def test_fires() -> None:
             "Leave the target out",
             id="target in the table",
         ),
+        pytest.param(
+            leak("column", shift=0, position=5, length=6, scaled=True),
+            "equals, but for its scale, value 5 of the 6 of the input batch[0] in every sample",
+            "end the window before the target",
+            id="window that ends with the target",
+        ),
         pytest.param(leak(shift=3), "3 positions later", "causal mask", id="horizon"),
     ],
 )
