@@ -268,7 +268,8 @@ class ForwardTap:
                 source=origin.place if origin else "",
             )
         )
-        if self._trace.origin(out_tensor) is None:
+        # One that returns its own input has made nothing.
+        if out_tensor is not in_tensor and self._trace.origin(out_tensor) is None:
             self._trace.note(out_tensor, Origin(place))
         if self._backward:
             self._listen(index, "out", out_tensor)
