@@ -188,7 +188,9 @@ class ValidationObserver:
         with self._contain("the logged metrics"):
             made, self._thresholds = tuple(self._thresholds), []
             # Read where a pass has ended that reports them; elsewhere the names are enough.
-            needed = stage == "validation" or any(math.isfinite(use.value) for use in uses)
+            needed = stage == "validation" or any(
+                use.values or math.isfinite(use.value) for use in uses
+            )
             self._show(
                 Tracking(
                     step=step,

@@ -67,6 +67,7 @@ class MetricPass:
         before: Number of updates that it still held when the pass began.
         updates: Number of updates that it held when the pass ended.
         value: Its value over all of them; nan where ``before`` is 0, or it is no single number.
+        values: Its values over all of them where they are several, as one for each class.
         single: Whether it holds one running number only, as a counter or a best value does.
         higher_is_better: What the metric says of itself.
         batches: Number of batches for which it was called and gave a single number.
@@ -81,6 +82,7 @@ class MetricPass:
     before: int = 0
     updates: int = 0
     value: float = float("nan")
+    values: tuple[float, ...] = ()
     single: bool = False
     higher_is_better: bool | None = None
     batches: int = 0

@@ -28,6 +28,7 @@ WATCHED_PASSES = 2
 MOST_STATE = 1_000_000
 MOST_BATCHES = 1000
 MOST_METRICS = 64
+MOST_VALUES = 128
 
 
 @dataclass
@@ -116,17 +117,25 @@ class MetricTap:
         calls = self._calls.get(path)
         numbers: dict[str, Any] = {}
         if before and updates > before and _small(metric):
-            numbers["value"] = _value(metric)
+            numbers["value"], numbers["values"] = _numbers(metric)
         if calls is not None and len(calls.values) > 1:
-            numbers |= over_batches(calls.values, calls.sizes, _value(calls.copy))
+            numbers |= over_batches(calls.values, calls.sizes, _numbers(calls.copy)[0])
         return MetricPass(
-            place=path,
+            place=self._outermost(path),
             kind=type(metric).__name__,
             before=before,
             updates=updates,
             single=len(metric.metric_state) < 2,
             higher_is_better=metric.higher_is_better,
             **numbers,
+        )
+
+    def _outermost(self, path: str) -> str:
+        """Return the path of the metric of the user's that a metric works for."""
+        names = path.split(".")
+        paths = (".".join(names[: end + 1]) for end in range(len(names)))
+        return next(
+            p for p in paths if p == path or isinstance(self._model.get_submodule(p), Metric)
         )
 
     def _called(
@@ -207,16 +216,19 @@ def _small(metric: Metric) -> bool:
     return sum(tensor.numel() for tensor in tensors_in(metric.metric_state)) <= MOST_STATE
 
 
-def _value(metric: Metric) -> float:
-    """Return the value of a metric, from a copy; nan where it is no single number."""
+def _numbers(metric: Metric) -> tuple[float, tuple[float, ...]]:
+    """Return the value of a metric, from a copy: as one number, or as several (else nan)."""
     try:
         with without_a_trace(metric.device):
             value = copy.deepcopy(metric).compute()
     except Exception:  # the metric itself refuses what it holds
-        return math.nan
+        return math.nan, ()
     if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    return math.nan
+        return float(value), ()
+    parts = [bare(tensor) for tensor in tensors_in(value) if tensor.is_floating_point()]
+    if sum(tensor.numel() for tensor in parts) > MOST_VALUES:
+        return math.nan, ()
+    return math.nan, tuple(number for tensor in parts for number in tensor.flatten().tolist())
 
 
 @contextmanager

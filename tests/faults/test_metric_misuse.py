@@ -17,8 +17,10 @@ from torchmetrics.classification import (
     BinaryAveragePrecision,
     MulticlassAccuracy,
     MulticlassF1Score,
+    MulticlassRecall,
 )
 from torchmetrics.regression import R2Score
+from torchmetrics.wrappers import ClasswiseWrapper
 
 from tests.runs import Program, alarms, digits, fit, names, places
 
@@ -57,6 +59,30 @@ class Accumulated(Program):
         self.log("val_acc", self.accuracy.compute())
         if self.resets:
             self.accuracy.reset()
+
+
+class ForEachClass(Program):
+    """An MLP; a metric has one value for each class, as a vector or by name."""
+
+    def __init__(self, named: bool, resets: bool) -> None:
+        super().__init__(mlp(), optimizer=SGD)
+        recall = MulticlassRecall(10, average=None)
+        self.recall = ClasswiseWrapper(recall) if named else recall
+        self.named, self.resets = named, resets
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.recall.update(self(x), y)
+
+    def on_validation_epoch_end(self) -> None:
+        value = self.recall.compute()
+        if self.named:
+            self.log_dict(value)
+        else:
+            self.log("worst", value.min())
+            self.log("val_recall", value.mean())
+        if self.resets:
+            self.recall.reset()
 
 
 class Shared(pl.LightningModule):
@@ -211,6 +237,10 @@ class Rounded(Program):
 
 CASES = [
     pytest.param(Accumulated, (False, True), "accuracy", True, id="never reset"),
+    pytest.param(
+        partial(ForEachClass, False), (False, True), "recall", True, id="vector never reset"
+    ),
+    pytest.param(partial(ForEachClass, True), (False, True), "recall", True, id="dict never reset"),
     pytest.param(Shared, (True, False), "f1", True, id="one object for two stages"),
     pytest.param(TrainOnly, (False, True), "train_acc", True, id="never reset in training"),
     pytest.param(

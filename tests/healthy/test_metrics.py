@@ -17,11 +17,12 @@ from torchmetrics.classification import (
     BinaryAccuracy,
     BinaryAUROC,
     MulticlassAccuracy,
+    MulticlassConfusionMatrix,
     MulticlassF1Score,
 )
 from torchmetrics.functional.retrieval import retrieval_average_precision
 from torchmetrics.regression import MeanSquaredError
-from torchmetrics.wrappers import Running
+from torchmetrics.wrappers import ClasswiseWrapper, Running
 
 from tests.runs import Program, alarms, digits, fit
 
@@ -209,6 +210,28 @@ class Smoothed(Classifier):
         self.log("val_running", self.running.compute())
 
 
+class ForEachClass(Classifier):
+    """Values for each class: reset by hand, of the batch only, of the last batches, and a plot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = MulticlassF1Score(10, average=None)
+        self.batch = ClasswiseWrapper(MulticlassAccuracy(10, average=None))
+        self.recent = Running(MulticlassAccuracy(10, average=None), window=5)
+        self.plot = MulticlassConfusionMatrix(10, normalize="true")
+
+    def metric(self, logits: Tensor, y: Tensor) -> None:
+        self.each.update(logits, y)
+        self.log_dict(self.batch(logits, y))
+        self.recent.update(logits, y)
+        self.plot.update(logits, y)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"f1_{i}": value for i, value in enumerate(self.each.compute())})
+        self.each.reset()
+        self.log_dict({f"recent_{i}": value for i, value in enumerate(self.recent.compute())})
+
+
 class NotLogged(Classifier):
     """Accumulates for a plot at the very end."""
 
@@ -266,6 +289,7 @@ class Binary(Program):
         pytest.param(Collection, id="collection and module dict"),
         pytest.param(Smoothed, id="running mean"),
         pytest.param(NotLogged, id="never reported"),
+        pytest.param(ForEachClass, id="values for each class"),
         pytest.param(lambda: Binary("zero"), id="logits over 0"),
         pytest.param(lambda: Binary("scores"), id="probabilities given to metrics"),
         pytest.param(lambda: Binary("round"), id="probabilities rounded"),

@@ -55,20 +55,20 @@ class MetricMisuse(Check):
     def _not_reset(self, obs: Tracking, use: MetricPass) -> Iterator[Finding]:
         # One update a pass: it keeps the best or the mean of all passes on purpose.
         often = use.before > 0 and use.updates - use.before > 1
-        if not often or use.single or use.value in (0.0, 1.0):
+        if not often or use.single:
             return
-        name = _logged(obs, use.value)
-        if name:
+        name = _reported(obs, use)
+        self._seen[use.place] = self._seen.get(use.place, 0) + bool(name)
+        if name and (not use.values or self._seen[use.place] > 1):
             message = (
-                f"{name} = {use.value:.4g} is the value of {use.place} ({use.kind}) over"
+                f"{name} = {obs.metrics[name]:.4g} is the value of {use.place} ({use.kind}) over"
                 f" {use.updates} batches, of which {use.before} are from before this pass over"
                 f" the {'validation' if obs.stage == 'validation' else 'training'} data: it is not"
                 " reset."
             )
-            fix = (
-                f"Call {expression(use.place)}.reset() after compute(), or log the object:"
-                f' self.log("{name}", {expression(use.place)}). Use one object for each stage.'
-            )
+            whole = expression(use.place)
+            log = "" if use.values else f', or log the object: self.log("{name}", {whole})'
+            fix = f"Call {whole}.reset() after compute(){log}. Use one object for each stage."
             yield self.finding(
                 obs, message, where=use.place, fix=fix, before=use.before, updates=use.updates
             )
@@ -119,6 +119,18 @@ class MetricMisuse(Check):
         self._seen[place] = self._seen.get(place, 0) + 1
         if self._seen[place] > 1:
             yield self.finding(obs, message, where=place, fix=fix, threshold=made.value)
+
+
+def _reported(obs: Tracking, use: MetricPass) -> str:
+    """Return the name under which a value of a metric was logged; empty if none.
+
+    Of several values their mean, or all of them: shares of few samples are often the same.
+    """
+    parts = {value for value in use.values if math.isfinite(value)}
+    mean = sum(use.values) / len(use.values) if use.values else use.value
+    whole = "" if mean in (0.0, 1.0) else _logged(obs, mean)
+    names = [_logged(obs, value) for value in sorted(parts - {0.0, 1.0})]
+    return whole or (min(names) if len(names) > 1 and all(names) else "")
 
 
 def _logged(obs: Tracking, value: float) -> str:

@@ -26,6 +26,23 @@ def test_fires_where_it_is_not_reset():
     assert "self.f1.reset()" in finding.fix
 
 
+EACH = {"before": 10, "updates": 20, "values": (0.9, 0.5, 1.0)}
+
+
+@pytest.mark.parametrize(
+    "logged",
+    [{"val_0": 0.9, "val_1": 0.5, "val_2": 1.0}, {"val_0": 0.8}],
+    ids=["all", "their mean"],
+)
+def test_fires_where_one_of_several_values_is_not_reset(logged):
+    use = MetricPass(place="f1", **EACH)
+    check, obs = MetricMisuse(), Tracking(metrics=logged, uses=(use,))
+    assert list(check.on_tracking(obs)) == []  # once may be by chance
+    (finding,) = check.on_tracking(obs)
+    assert f"val_0 = {logged['val_0']} is the value of f1" in finding.message
+    assert finding.fix == "Call self.f1.reset() after compute(). Use one object for each stage."
+
+
 def test_fires_on_a_mean_over_batches():
     (finding,) = told(MEAN)
     assert finding.message == (
@@ -62,6 +79,9 @@ def test_fires_on_thresholds(function, value, logits, words):
         pytest.param(KEPT | {"single": True}, 0.8, id="a counter"),
         pytest.param(KEPT, 0.7, id="not what is reported"),
         pytest.param(KEPT | {"value": 1.0}, 1.0, id="perfect anyway"),
+        pytest.param(EACH, 0.9, id="one of several, by chance"),
+        pytest.param(EACH | {"values": (1.0, 1.0)}, 1.0, id="all perfect anyway"),
+        pytest.param(EACH | {"before": 0}, 0.8, id="several, reset"),
         pytest.param(MEAN | {"whole": 0.79}, 0.8, id="nearly right"),
         pytest.param(MEAN, 0.7, id="the right value is logged"),
         pytest.param(MEAN | {"batch_size": 1}, 0.8, id="single samples"),
@@ -69,6 +89,11 @@ def test_fires_on_thresholds(function, value, logits, words):
 )
 def test_silent(use, logged):
     assert told(use, logged=logged) == []
+    obs = Tracking(
+        metrics={"val_f1": logged}, uses=(MetricPass(place="f1", kind="BinaryF1Score", **use),)
+    )
+    check = MetricMisuse()
+    assert [f for _ in range(3) for f in check.on_tracking(obs)] == []
 
 
 @pytest.mark.parametrize(("value", "logits"), [(0.0, True), (0.5, False), (0.3, False)])
