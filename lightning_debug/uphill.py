@@ -9,6 +9,7 @@ from lightning_debug.chance import chance
 from lightning_debug.observation import LossCalls
 
 MIRRORED = 0.01
+MOST_TOTALS = 256
 
 
 @dataclass(kw_only=True)
@@ -54,6 +55,8 @@ class Uphill:
         self._best = min(self._best, self.value)
         before = [total for step, total in self._totals if step <= obs.step / 2]
         self._totals.append((obs.step, self.whole))
+        if len(self._totals) > MOST_TOTALS:
+            self._totals = self._totals[::2]
         mirrored = math.isclose(-self.whole, self.value, rel_tol=MIRRORED)
         fall = self.alone if mirrored else self.total
         self.found = (

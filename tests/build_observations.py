@@ -37,11 +37,12 @@ def activations(*calls, **changes):
     )
 
 
-def loss_calls(resumed=False, **changes):
+def loss_calls(step=0, resumed=False, whole=None, **changes):
     """Return one cross entropy over ten classes at chance, with the changes."""
     fields = {"function": "cross_entropy", "value": 2.31, "classes": 10, "prediction_rms": 0.1}
     fields["references"] = {"uniform": 2.3026}
-    return LossCalls(calls=(LossCall(**fields | changes),), resumed=resumed)
+    call = LossCall(**fields | changes)
+    return LossCalls(step=step, calls=(call,), whole=whole, resumed=resumed)
 
 
 def labelled(targets, correct, *, own=0.5, other=0.5, weights=()):

@@ -24,12 +24,14 @@ from lightning_debug.observation import (
     ParameterGradient,
     ParameterUpdate,
     Updates,
+    WholeLoss,
 )
 from lightning_debug.observer import Observer
 from lightning_debug.schedule import Schedule
 from lightning_debug.session import Session
 from lightning_debug.sinks.memory import Memory
 from lightning_debug.taps.transfer import Ledger
+from tests.build_observations import loss_calls
 from tests.runs import Program, digits, quiet_trainer
 from tests.test_no_trace import network
 
@@ -204,6 +206,7 @@ def test_memory_is_bounded_over_a_hundred_thousand_simulated_looks() -> None:
         gradient = ParameterGradient(norm=size, largest=size, rms=size, present=size < 5.0)
         session.observe(Activations(step=step, modules=(ModuleCall(place="a", rms=size),)))
         session.observe(Losses(step=step, values=((step, size),)))
+        session.observe(loss_calls(step=step, value=size, whole=WholeLoss(value=-size)))
         session.observe(Gradients(step=step, optimizer="SGD", parameters={"a.weight": gradient}))
         update = ParameterUpdate(update_rms=size, moved=size < 1.0)
         session.observe(Updates(step=step, optimizer="SGD", parameters={"a.weight": update}))
