@@ -98,15 +98,19 @@ class Threshold:
 
     Attributes:
         place: Where the comparison was made.
-        function: What made the classes, such as ``"gt"`` or ``"round"``.
-        value: The threshold.
-        logits: Whether the values were the logits of a binary loss; else their probabilities.
+        function: What made the classes, such as ``"gt"`` or ``"round"``; ``"eq"`` where there is
+            no threshold, and the values themselves are compared with classes.
+        value: The threshold; nan where there is none.
+        logits: Whether the values were the logits of a loss; else their probabilities.
+        largest: Whether they are the largest ones of each sample, where their positions would be
+            the classes.
     """
 
     place: str
     function: str
     value: float
     logits: bool
+    largest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,6 +235,37 @@ class Rounded(Program):
         return loss
 
 
+class Largest(Program):
+    """A CNN; torch.max gives the largest logits first, and their positions second."""
+
+    def __init__(self, bug: bool) -> None:
+        super().__init__(cnn(10), optimizer=SGD)
+        self.bug = bug
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        logits = self(x)
+        self.log("val_loss", F.cross_entropy(logits, y))
+        largest = torch.max(logits, 1)
+        classes = largest[0] if self.bug else largest[1]
+        self.log("val_acc", (classes == y).sum() / len(y))
+
+
+class Equal(Program):
+    """An MLP for one logit; its probability is compared as it is."""
+
+    def __init__(self, bug: bool) -> None:
+        super().__init__(mlp(1), optimizer=SGD)
+        self.bug = bug
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        probability, target = torch.sigmoid(self(x)), (y > 4).float()
+        classes = probability if self.bug else (probability > 0.5).float()
+        self.log("acc", torch.eq(classes.squeeze(), target).float().mean())
+        return F.binary_cross_entropy(probability.squeeze(), target)
+
+
 CASES = [
     pytest.param(Accumulated, (False, True), "accuracy", True, id="never reset"),
     pytest.param(
@@ -266,6 +297,8 @@ CASES = [
         "validation_step", True, id="probabilities over 0",
     ),
     pytest.param(Rounded, (False, True), "training_step", False, id="logits rounded"),
+    pytest.param(Largest, (True, False), "validation_step", False, id="largest logits"),
+    pytest.param(Equal, (True, False), "training_step", True, id="probabilities as classes"),
 ]  # fmt: skip
 
 

@@ -252,6 +252,11 @@ class Binary(Program):
             return logits > 0
         if self.way == "round":
             return torch.sigmoid(logits).round()
+        if self.way == "written":
+            classes = torch.sigmoid(logits.detach())
+            classes[classes > 0.5] = 1.0
+            classes[classes <= 0.5] = 0.0
+            return classes
         return torch.sigmoid(logits) > 0.5
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -271,6 +276,7 @@ class Binary(Program):
         self.accuracy(scores, target.long())
         self.auroc(scores, target.long())
         self.log_dict({"val_acc": self.accuracy, "val_auroc": self.auroc})
+        self.log("val_by_hand", (self.classes(logits) == target).float().mean())
         self.log("val_share", self.classes(logits).float().mean())
 
 
@@ -293,6 +299,7 @@ class Binary(Program):
         pytest.param(lambda: Binary("zero"), id="logits over 0"),
         pytest.param(lambda: Binary("scores"), id="probabilities given to metrics"),
         pytest.param(lambda: Binary("round"), id="probabilities rounded"),
+        pytest.param(lambda: Binary("written"), id="classes written over probabilities"),
         pytest.param(lambda: Binary("half"), id="probabilities over 0.5"),
     ],
 )

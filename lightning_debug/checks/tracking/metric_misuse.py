@@ -11,15 +11,25 @@ from lightning_debug.finding import Finding
 from lightning_debug.naming import expression
 from lightning_debug.observation import MetricPass, Threshold, Tracking
 
+FIX_LARGEST = (
+    "Compare the positions, logits.argmax(dim=1) == y: torch.max(logits, 1) returns the values"
+    " first and the positions second."
+)
+FIX_EQUAL = (
+    "Make classes first: logits.argmax(dim=1) == y, or of one logit for each sample"
+    " (logits > 0) == y.bool()."
+)
+
 
 @dataclass(kw_only=True)
 class MetricMisuse(Check):
-    """A metric is never reset, averaged over batches, or made of logits at the wrong threshold.
+    """A metric is never reset, averaged over batches, or made of predictions that are no classes.
 
     Why: the number that is reported, compared and stopped by is not the one of its name. A metric
     that is not reset mixes in all epochs before; the mean of an F1 or AUROC over batches is not
     the F1 or AUROC, whether an object gives them or a function (``torchmetrics.functional``,
-    ``sklearn.metrics``); a probability of 0.5 is a logit of 0.
+    ``sklearn.metrics``); a probability of 0.5 is a logit of 0; logits and probabilities are never
+    equal to a class.
 
     Silent when: the metric is reset by hand or by Lightning (log the object); only its value for
     the batch is used; it counts, or keeps the best of all epochs (one update each); the mean over
@@ -101,7 +111,15 @@ class MetricMisuse(Check):
 
     def _thresholds(self, obs: Tracking, made: Threshold) -> Iterator[Finding]:
         place = made.place
-        if made.logits and abs(made.value - 0.5) <= self.threshold:
+        if made.function == "eq":
+            what = "logits" if made.logits else "probabilities"
+            message = (
+                f"The {'largest ' if made.largest else ''}{what} are compared with the classes by"
+                f" ==. They are no classes{', their positions are' if made.largest else ''}, so"
+                " the two are hardly ever equal."
+            )
+            fix = FIX_LARGEST if made.largest else FIX_EQUAL
+        elif made.logits and abs(made.value - 0.5) <= self.threshold:
             how = "rounded" if made.function == "round" else f"compared with {made.value:g}"
             message = (
                 f"The logits of the loss are {how} to make classes; a logit of 0.5 is a"

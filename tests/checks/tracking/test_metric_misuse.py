@@ -1,5 +1,7 @@
 """Metrics that report something else than their name says."""
 
+import math
+
 import pytest
 
 from lightning_debug.checks import MetricMisuse
@@ -69,6 +71,23 @@ def test_fires_on_thresholds(function, value, logits, words):
     assert told(thresholds=(made,)) == []  # once may be a plot
     (finding,) = told(thresholds=(made, made))
     assert words in finding.message
+
+
+@pytest.mark.parametrize(
+    ("logits", "largest", "what", "words"),
+    [
+        (True, True, "The largest logits are compared", "torch.max(logits, 1) returns the values"),
+        (False, False, "The probabilities are compared", "(logits > 0) == y.bool()"),
+    ],
+)
+def test_fires_on_predictions_that_are_no_classes(logits, largest, what, words):
+    made = Threshold(
+        place="validation_step", function="eq", value=math.nan, logits=logits, largest=largest
+    )
+    assert told(thresholds=(made,)) == []
+    (finding,) = told(thresholds=(made, made))
+    assert what in finding.message
+    assert words in finding.fix
 
 
 @pytest.mark.parametrize(
